@@ -1,0 +1,86 @@
+"""The one place that knows which generation of pytorch-metric-learning is installed.
+
+powerful-benchmarker pins 0.9.92 (2020), everybody else uses 2.x. What differs between them, and nothing
+else, is here.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+PML_VERSION = version("pytorch-metric-learning")
+LEGACY = PML_VERSION.startswith("0.")
+
+if LEGACY:
+    # 0.9.92 uses two aliases that numpy has dropped; no other may come back (np.bool breaks scipy).
+    for _name, _type in {"int": int, "float": float}.items():
+        if _name not in np.__dict__:
+            setattr(np, _name, _type)
+
+from pytorch_metric_learning import miners, trainers  # noqa: E402
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # noqa: E402
+
+BaseTupleMiner: Any = miners.BaseTupleMiner if LEGACY else miners.BaseMiner
+
+_METRICS = {
+    "MAP@R": "mean_average_precision_at_r",
+    "RP": "r_precision",
+    "P@1": "precision_at_1",
+}
+
+
+class TrainerWithExtraKeys(trainers.BaseTrainer):  # type: ignore[misc]
+    """A PML trainer whose dictionaries may hold further keys, in both generations."""
+
+    extra_loss_keys: tuple[str, ...] = ()
+    extra_mining_keys: tuple[str, ...] = ()
+
+    if LEGACY:
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("dtype", None)
+            if kwargs.get("mining_funcs") is None:
+                kwargs["mining_funcs"] = {}
+            super().__init__(*args, **kwargs)
+
+    def modify_schema(self) -> None:
+        """Allow the extra keys (2.x)."""
+        self.schema["loss_funcs"].keys += list(self.extra_loss_keys)
+        self.schema["loss_funcs"].important = ["metric_loss"]
+        self.schema["mining_funcs"].keys += list(self.extra_mining_keys)
+
+    def allowed_loss_funcs_keys(self) -> list[str]:
+        """Allow the extra keys (0.9.92); what is left out is no cause for a warning there either."""
+        return ["metric_loss", *(k for k in self.extra_loss_keys if k in self.loss_funcs)]
+
+    def allowed_mining_funcs_keys(self) -> list[str]:
+        """Allow the extra keys (0.9.92)."""
+        return ["subset_batch_miner", "tuple_miner", *self.extra_mining_keys]
+
+
+def retrieval_accuracy(
+    query: np.ndarray,
+    query_labels: np.ndarray,
+    reference: np.ndarray | None = None,
+    reference_labels: np.ndarray | None = None,
+) -> dict[str, float]:
+    """PML's own MAP@R, R-precision and P@1 of embeddings, as fractions.
+
+    Args:
+        query: (n, d) float32.
+        query_labels: (n,) integers.
+        reference: (m, d) gallery, or None to search among the queries, each left out of its own results.
+        reference_labels: (m,) integers.
+    """
+    same_source = reference is None
+    if LEGACY:
+        calculator = AccuracyCalculator(include=tuple(_METRICS.values()))
+        ref, ref_labels = (query, query_labels) if same_source else (reference, reference_labels)
+        result = calculator.get_accuracy(query, ref, query_labels, ref_labels, same_source)
+    else:
+        calculator = AccuracyCalculator(include=tuple(_METRICS.values()), k="max_bin_count")
+        result = calculator.get_accuracy(query, query_labels, reference, reference_labels)
+    return {short: float(result[name]) for short, name in _METRICS.items()}

@@ -1,0 +1,5 @@
+"""Distances."""
+
+from .basis_similarity import BasisSimilarity
+
+__all__ = ["BasisSimilarity"]

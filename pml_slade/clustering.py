@@ -137,9 +137,7 @@ def cluster(
     return clusters
 
 
-def _tidy(
-    assigned: np.ndarray, kmeans: Any, requested: int, min_cluster_size: int, limit: int
-) -> Clusters:
+def _tidy(assigned: np.ndarray, kmeans: Any, requested: int, min_cluster_size: int, limit: int) -> Clusters:
     """Renumber without gaps, and leave out what sits in clusters below the minimum."""
     sizes = np.bincount(assigned, minlength=requested)
     kept = np.flatnonzero((sizes > 0) & (sizes >= min_cluster_size))
@@ -226,9 +224,7 @@ def embed(
         raise DataError("dataset is empty: there is nothing to embed.")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    loader = DataLoader(
-        _DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers
-    )
+    loader = DataLoader(_DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers)
     was_training = {m: m.training for m in model.modules()}
     model.eval()
     try:

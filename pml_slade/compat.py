@@ -6,10 +6,16 @@ else, is here.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import tqdm
 
 PML_VERSION = version("pytorch-metric-learning")
 LEGACY = PML_VERSION.startswith("0.")
@@ -21,6 +27,7 @@ if LEGACY:
             setattr(np, _name, _type)
 
 from pytorch_metric_learning import miners, trainers  # noqa: E402
+from pytorch_metric_learning.trainers import base_trainer  # noqa: E402
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # noqa: E402
 
 BaseTupleMiner: Any = miners.BaseTupleMiner if LEGACY else miners.BaseMiner
@@ -84,3 +91,17 @@ def retrieval_accuracy(
         calculator = AccuracyCalculator(include=tuple(_METRICS.values()), k="max_bin_count")
         result = calculator.get_accuracy(query, query_labels, reference, reference_labels)
     return {short: float(result[name]) for short, name in _METRICS.items()}
+
+
+@contextmanager
+def silent_epochs() -> Iterator[None]:
+    """Keep PML's trainers from drawing a progress bar of their own for each epoch."""
+    ours = SimpleNamespace(tqdm=partial(tqdm.tqdm, disable=True))
+    theirs, base_trainer.tqdm = base_trainer.tqdm, ours
+    try:
+        with warnings.catch_warnings():
+            # PML formats a loss that still has its graph for the bar.
+            warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
+            yield
+    finally:
+        base_trainer.tqdm = theirs

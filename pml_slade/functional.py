@@ -33,9 +33,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def ranking_loss(
-    pos_dist: Tensor, neg_dist: Tensor, pos_margin: float, neg_margin: float
-) -> Tensor:
+def ranking_loss(pos_dist: Tensor, neg_dist: Tensor, pos_margin: float, neg_margin: float) -> Tensor:
     """Contrastive ranking loss, Eq. 1: summed hinge over positive and negative pairs.
 
     Args:
@@ -75,8 +73,9 @@ def basis_cross_entropy(
         embeddings: (n, d).
         basis: (k, d), one row per class.
         labels: (n,), integers in [0, k).
-        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number brings the
-            embeddings to this length first, so that their norm is no way to lower the loss.
+        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number takes that many
+            times the cosine between f and each row of W_a, so that growing norms are no way to lower
+            the loss, and a random W_a is no shock to the student.
 
     Returns:
         Losses, shape (n,).
@@ -87,6 +86,7 @@ def basis_cross_entropy(
     """
     if logit_scale is not None:
         embeddings = logit_scale * F.normalize(at_least_float32(embeddings), dim=1)
+        basis = F.normalize(basis, dim=1)
     return F.cross_entropy(basis_response(embeddings, basis), labels, reduction="none")
 
 
@@ -164,14 +164,10 @@ def update_moments(
             value = value.detach() + (now - now.detach())
         return torch.where(batch.seen, value, old.to(value))
 
-    return Moments(
-        blend(running.mean, batch.mean), blend(running.var, batch.var), running.seen | batch.seen
-    )
+    return Moments(blend(running.mean, batch.mean), blend(running.var, batch.var), running.seen | batch.seen)
 
 
-def similarity_distribution_loss(
-    pos: Moments, neg: Moments, margin: float, variance_weight: float
-) -> Tensor:
+def similarity_distribution_loss(pos: Moments, neg: Moments, margin: float, variance_weight: float) -> Tensor:
     """L_SD, Eq. 5: keep the two Gaussians `margin` apart and narrow.
 
     Args:
@@ -227,9 +223,7 @@ def pair_cross_entropy(
     return (agree + differ) / 2
 
 
-def threshold_masks(
-    similarity: Tensor, pos_threshold: float, neg_threshold: float
-) -> tuple[Tensor, Tensor]:
+def threshold_masks(similarity: Tensor, pos_threshold: float, neg_threshold: float) -> tuple[Tensor, Tensor]:
     """Mined pairs, Eq. 7: P = {s >= T1}, N = {s <= T2}.
 
     Args:

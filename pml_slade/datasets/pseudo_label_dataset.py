@@ -124,9 +124,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             progress=progress,
         )
         clusters = cluster(embeddings, num_clusters, **cluster_kwargs)
-        pool = cls(
-            dataset, clusters.labels, label_offset, data_getter, reason=clusters.left_out_reason
-        )
+        pool = cls(dataset, clusters.labels, label_offset, data_getter, reason=clusters.left_out_reason)
         pool.clusters = clusters
         return pool
 
@@ -155,9 +153,7 @@ def first_of_item(item: Any) -> Any:
     return item[0] if isinstance(item, (tuple, list)) else item
 
 
-def _checked_labels(
-    dataset: Any, pseudo_labels: Sequence[int] | np.ndarray | torch.Tensor
-) -> np.ndarray:
+def _checked_labels(dataset: Any, pseudo_labels: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
     labels = np.asarray(pseudo_labels.cpu() if torch.is_tensor(pseudo_labels) else pseudo_labels)
     if labels.ndim != 1 or len(labels) != len(dataset):
         raise DataError(
@@ -165,9 +161,7 @@ def _checked_labels(
             f"{len(dataset)} samples."
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"pseudo_labels must be integers, got {labels.dtype}; cluster ids, for example."
-        )
+        raise DataError(f"pseudo_labels must be integers, got {labels.dtype}; cluster ids, for example.")
     if len(labels) == 0 or labels.max() < 0:
         raise DataError("pseudo_labels leave no sample to train on: all are -1 or there are none.")
     if labels.min() < LEFT_OUT:

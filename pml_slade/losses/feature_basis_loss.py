@@ -1,6 +1,6 @@
 """The feature basis and what trains it."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction, WeightRegularizerMixin
@@ -29,7 +29,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):  # type:
         margin: m of Eq. 5.
         variance_weight: lambda_v of Eq. 5.
         momentum: weight of the running value in Eq. 6, in [0, 1).
-        logit_scale: length that embeddings are brought to in Eq. 3; None takes them as they come.
+        logit_scale: Eq. 3 on so many times the cosines; None: on W_a f as it comes.
         straight_through: give the batch the whole gradient of Eq. 6 (default), or the (1 - momentum)
             that the equation literally leaves.
         kwargs: see PML's WeightRegularizerMixin and BaseMetricLossFunction.
@@ -176,10 +176,10 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):  # type:
         used = batch if self.regularizer == "local_ce" else updated
         if self.regularizer == "sd":
             loss = functional.similarity_distribution_loss(  # Eq. 5
-                *used, margin=self.margin, variance_weight=self.variance_weight
+                used[0], used[1], self.margin, self.variance_weight
             )
         else:
-            loss = functional.pair_cross_entropy(similarity, pos_mask, neg_mask, *used)
+            loss = functional.pair_cross_entropy(similarity, pos_mask, neg_mask, used[0], used[1])
         known = used[0].seen & used[1].seen & (batch[0].seen | batch[1].seen)
         return torch.where(known, loss, torch.zeros_like(loss))
 
@@ -228,7 +228,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):  # type:
                 f"labels must not be negative, got {labels.min().item()}; leave samples without a "
                 "label out of the batch."
             )
-        return cast(Tensor, labels)
+        return labels
 
     def _sub_loss_names(self) -> list[str]:
         return ["ce_loss", *([f"{self.regularizer}_loss"] if self.regularizer else [])]

@@ -67,9 +67,7 @@ class ThresholdPairMiner(BaseTupleMiner):  # type: ignore[misc]
                 f"pos_threshold={pos_threshold} and neg_threshold={neg_threshold} overlap: with "
                 f"{type(self.distance).__name__} pos_threshold must lie {order} neg_threshold."
             )
-        self.add_to_recordable_attributes(
-            list_of_names=["pos_threshold", "neg_threshold"], is_stat=True
-        )
+        self.add_to_recordable_attributes(list_of_names=["pos_threshold", "neg_threshold"], is_stat=True)
 
     def get_default_distance(self) -> CosineSimilarity:
         """Cosine similarity."""
@@ -84,9 +82,7 @@ class ThresholdPairMiner(BaseTupleMiner):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mine pairs among `embeddings` (n, d), or between them and `ref_emb` (m, d)."""
         if self.use_labels and (labels is None or (ref_emb is not None and ref_labels is None)):
-            raise ValueError(
-                "use_labels=True needs labels (and ref_labels where ref_emb is given)."
-            )
+            raise ValueError("use_labels=True needs labels (and ref_labels where ref_emb is given).")
         if labels is None:
             labels = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
         if ref_emb is not None and ref_labels is None:

@@ -116,6 +116,8 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             loss_weights=_with_default_weights(loss_funcs, loss_weights),
             **kwargs,
         )
+        if basis_warmup and "basis_loss" not in self.loss_funcs:
+            raise ConfigError(f"basis_warmup={basis_warmup}, but loss_funcs has no basis_loss to warm up.")
         self._check_optimizers()
         self._check_pool()
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
@@ -150,9 +152,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             )
         return labeled, tuple(unlabeled)
 
-    def calculate_loss(
-        self, curr_batch: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-    ) -> None:
+    def calculate_loss(self, curr_batch: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         """Compute the three terms of Eq. 9."""
         (data, labels), (pool_data, pool_labels) = curr_batch
         joint = self.compute_embeddings(torch.cat([data, pool_data]))
@@ -171,9 +171,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             pairs = self.maybe_mine_embeddings(embeddings, labels)
             self.losses["metric_loss"] = self.loss_funcs["metric_loss"](embeddings, labels, pairs)
         if self._weighs("unlabeled_metric_loss"):
-            self.losses["unlabeled_metric_loss"] = self._unlabeled_loss(
-                pool_embeddings, pool_labels
-            )
+            self.losses["unlabeled_metric_loss"] = self._unlabeled_loss(pool_embeddings, pool_labels)
 
     def _unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         pairs = None
@@ -194,9 +192,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             getter = _DataGetter(self.data_and_label_getter)
         teacher = self.models if self.teacher is None else self.teacher
         if isinstance(teacher, dict):
-            teacher = torch.nn.Sequential(
-                *(teacher[k] for k in ("trunk", "embedder") if k in teacher)
-            )
+            teacher = torch.nn.Sequential(*(teacher[k] for k in ("trunk", "embedder") if k in teacher))
         pool = PseudoLabelDataset.from_teacher(
             self.unlabeled_dataset,
             teacher.to(self.data_device),
@@ -218,9 +214,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 "num_clusters was not given, and the dataset has no `labels` or `targets` to derive it "
                 "from: give num_clusters, or dataset_labels."
             )
-        return suggest_num_clusters(
-            len(self.unlabeled_dataset), len(labels) / len(np.unique(labels))
-        )
+        return suggest_num_clusters(len(self.unlabeled_dataset), len(labels) / len(np.unique(labels)))
 
     def _num_annotated(self) -> int:
         if "basis_loss" in self.loss_funcs:
@@ -261,7 +255,8 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         pool = self.unlabeled_dataset
         if pool is None or not hasattr(pool, "__getitem__") or not hasattr(pool, "__len__"):
             raise DataError(
-                f"unlabeled_dataset must be a map-style dataset or a PseudoLabelDataset, got {type(pool).__name__}."
+                "unlabeled_dataset must be a map-style dataset or a PseudoLabelDataset, got "
+                f"{type(pool).__name__}."
             )
         if len(pool) < self.unlabeled_batch_size:
             raise DataError(
@@ -279,9 +274,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             )
 
     def _check_optimizers(self) -> None:
-        trained = {
-            id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]
-        }
+        trained = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
         for name, loss in self.loss_funcs.items():
             parameters = [p for p in loss.parameters() if p.requires_grad]
             if name in self.freeze_these or all(id(p) in trained for p in parameters):

@@ -1,0 +1,184 @@
+"""From settings to objects."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from types import ModuleType
+from typing import Any
+
+import torch
+from pytorch_metric_learning import losses, miners
+
+from .config import Config, DataConfig, NamedConfig, TrainingConfig
+from .datasets.duplicates import find_duplicates
+from .datasets.folders import open_images
+from .datasets.glyphs import glyphs_splits
+from .datasets.images import ImageDataset
+from .datasets.omniglot import omniglot_splits
+from .datasets.splits import Splits, split_validation
+from .datasets.transforms import transforms
+from .exceptions import ConfigError, DataError
+from .models import build_model
+
+logger = logging.getLogger("pml_slade")
+
+MIN_CLASSES_FOR_VALIDATION = 10
+
+
+def build_device(config: Config) -> torch.device:
+    """Return the device asked for; `auto` is the first GPU where there is one."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def build_splits(config: Config) -> Splits:
+    """Return labeled, unlabeled, validation and test images; transforms come later."""
+    data = config.data
+    if data.kind == "glyphs":
+        return glyphs_splits(
+            image_size=data.image_size, seed=config.seed, validation_fraction=data.validation_fraction
+        )
+    if data.kind == "omniglot":
+        assert data.root is not None  # DataConfig has seen to it
+        return omniglot_splits(
+            data.root,
+            labeled_alphabets=data.labeled_alphabets,
+            seed=config.seed,
+            validation_fraction=data.validation_fraction,
+            image_size=data.image_size,
+        )
+    return _own_splits(data, config.seed)
+
+
+def _own_splits(data: DataConfig, seed: int) -> Splits:
+    def opened(path: Any, labeled: bool = True) -> ImageDataset | None:
+        return None if path is None else open_images(path, mode=data.mode, labeled=labeled)
+
+    labeled, unlabeled = opened(data.labeled), opened(data.unlabeled, labeled=False)
+    validation, test = opened(data.validation), opened(data.test)
+    assert labeled is not None  # DataConfig has seen to both
+    assert unlabeled is not None
+    if validation is None:
+        fraction = data.validation_fraction
+        if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
+            logger.warning(
+                "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
+                labeled.num_classes,
+            )
+            fraction = 0.0
+        labeled, validation = split_validation(labeled, fraction, seed)
+    return Splits(
+        labeled=labeled.relabel(), unlabeled=unlabeled, validation=validation, test=test, name="images"
+    )
+
+
+def report_duplicates(splits: Splits) -> str | None:
+    """Look for test images in the pool, and say so; None where there is no test set."""
+    if splits.test is None:
+        return None
+    report = find_duplicates(splits.unlabeled, splits.test)
+    logger.info("pool against test: %s", report)
+    return str(report)
+
+
+def with_transform(dataset: ImageDataset, data: DataConfig, train: bool) -> ImageDataset:
+    """Return the dataset under the run's transform for training or for evaluation."""
+    return dataset.with_transform(transforms(data.transform, data.image_size, data.mode, train))
+
+
+def build_models(config: Config) -> dict[str, torch.nn.Module]:
+    """Return a fresh trunk and embedder; the same seed gives the same weights."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    return build_model(
+        model.trunk,
+        model.embedding_size,
+        in_channels=len(config.data.mode),
+        weights=model.weights,
+        hidden_sizes=tuple(model.hidden_sizes),
+    )
+
+
+def model_meta(config: Config) -> dict[str, Any]:
+    """Return what is needed to rebuild the model and its transform from a file."""
+    model, data = config.model, config.data
+    return {
+        "trunk": model.trunk,
+        "embedding_size": model.embedding_size,
+        "hidden_sizes": list(model.hidden_sizes),
+        "in_channels": len(data.mode),
+        "image_size": data.image_size,
+        "mode": data.mode,
+        "transform": data.transform,
+    }
+
+
+def build_named(config: NamedConfig, module: ModuleType, key: str, **known: Any) -> torch.nn.Module:
+    """Build a class of pytorch-metric-learning by name.
+
+    Args:
+        config: name and arguments.
+        module: where to look.
+        key: the setting's name, for messages.
+        known: arguments that are given where the class asks for them (num_classes, embedding_size).
+
+    Example:
+        >>> build_named(NamedConfig(name="ContrastiveLoss", neg_margin=0.5), losses, "loss").neg_margin
+        0.5
+    """
+    names = [n for n in dir(module) if inspect.isclass(getattr(module, n))]
+    if config.name not in names:
+        near = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{key}.name: {module.__name__} has no {config.name}; did you mean {near}?")
+    kind = getattr(module, config.name)
+    asked = inspect.signature(kind.__init__).parameters
+    arguments = {k: v for k, v in known.items() if k in asked} | config.arguments
+    try:
+        built: torch.nn.Module = kind(**arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{key}: {config.name} refused {arguments}: {error}") from None
+    return built
+
+
+def build_loss(config: NamedConfig, key: str, **known: Any) -> torch.nn.Module:
+    """Build a loss of pytorch-metric-learning."""
+    return build_named(config, losses, key, **known)
+
+
+def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
+    """Build a miner of pytorch-metric-learning."""
+    return build_named(config, miners, key)
+
+
+def build_optimizer(stage: TrainingConfig, module: torch.nn.Module, lr: float | None = None) -> Any:
+    """Build the stage's optimizer for one module."""
+    kind = getattr(torch.optim, stage.optimizer, None)
+    if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
+        raise ConfigError(f"optimizer: torch.optim has no {stage.optimizer}; Adam, AdamW and SGD are usual.")
+    return kind(module.parameters(), lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay)
+
+
+def check_batches(config: Config, splits: Splits) -> None:
+    """Refuse batches that the labeled classes or the pool cannot fill, before anything is trained."""
+    for name, stage in (("teacher", config.teacher), ("student", config.student)):
+        needed = stage.batch_size // stage.images_per_class
+        if splits.labeled.num_classes < needed:
+            raise DataError(
+                f"{name}.batch_size={stage.batch_size} with {name}.images_per_class={stage.images_per_class} "
+                f"takes {needed} classes a batch, but {splits.labeled.num_classes} are labeled: lower "
+                f"{name}.batch_size."
+            )
+    if len(splits.unlabeled) < config.student.unlabeled_batch_size:
+        raise DataError(
+            f"the pool has {len(splits.unlabeled)} images, fewer than "
+            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+        )

@@ -1,0 +1,294 @@
+"""Files that are whole or not there: atomic writes, and checkpoints that prove themselves on load.
+
+A checkpoint is one file: what `torch.save` writes, then a magic word and the SHA-256 of it. The
+digest comes last, so a file that was cut anywhere cannot pass for a complete one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pml_slade.exceptions import CheckpointError, ConfigError
+
+logger = logging.getLogger("pml_slade")
+
+_MAGIC = b"pml_slade.ckpt.1"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_FOOTER_SIZE = len(_MAGIC) + _DIGEST_SIZE
+_CHUNK = 1 << 22
+_NAME = re.compile(r"checkpoint-(\d+)\.pt")
+_NDARRAY = "__ndarray__"
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        data: the whole content.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> write_atomic(path, b"whole")
+        >>> path.read_bytes()
+        b'whole'
+    """
+    with _atomic_file(Path(path)) as file:
+        file.write(data)
+
+
+def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically (see `write_atomic`).
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        obj: anything `json.dumps` takes.
+
+    Raises:
+        TypeError: `obj` holds what JSON cannot; the file is left as it was.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.json"
+        >>> write_json_atomic(path, {"stage": "teacher"})
+        >>> json.loads(path.read_text())
+        {'stage': 'teacher'}
+    """
+    write_atomic(path, (json.dumps(obj, indent=2) + "\n").encode())
+
+
+class Checkpoints:
+    """The newest few states of one run, in one folder, written by one process.
+
+    Args:
+        folder: where `checkpoint-<step>.pt` files go; made at the first save.
+        keep: how many of the newest checkpoints stay.
+
+    Raises:
+        ConfigError: `keep` is below 1.
+
+    Example:
+        >>> import tempfile
+        >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+        >>> checkpoints.load_latest() is None
+        True
+        >>> path = checkpoints.save({"epoch": 3, "weight": torch.ones(2)}, step=3)
+        >>> checkpoints.load_latest()
+        (3, {'epoch': 3, 'weight': tensor([1., 1.])})
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+        if keep < 1:
+            raise ConfigError(f"keep is {keep}; keep at least 1 checkpoint.")
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def save(self, state: Mapping[Any, Any], step: int) -> Path:
+        """Write the state of `step`; then delete what is older than the `keep` newest.
+
+        Args:
+            state: nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings,
+                bytes and None. Dicts come back as plain dicts, arrays as arrays, tensors on CPU.
+            step: a number that grows from save to save; saving the same step again replaces it.
+
+        Returns:
+            The path of the checkpoint.
+
+        Raises:
+            ConfigError: `step` is no whole number >= 0, `state` holds an object of another type,
+                or the folder has a sound checkpoint of a later step.
+        """
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ConfigError(f"step is {step!r}; pass a whole number, 0 or more.")
+        encoded = _encode(state, "state")
+        self._drop_damaged_after(step)
+        path = self.folder / f"checkpoint-{step}.pt"
+        with _atomic_file(path) as file:
+            hashing = _HashingFile(file)
+            torch.save(encoded, cast(BinaryIO, hashing))
+            file.write(_MAGIC + hashing.digest())
+        self._clean()
+        return path
+
+    def load_latest(self) -> tuple[int, dict[Any, Any]] | None:
+        """Read the newest checkpoint that is whole; a damaged one is skipped with a warning.
+
+        Returns:
+            (step, state), or None where the folder has no checkpoint yet.
+
+        Raises:
+            CheckpointError: there are checkpoints, and every one of them is damaged.
+        """
+        damaged: list[str] = []
+        for step, path in self._found():
+            try:
+                state = _read(path)
+            except CheckpointError as error:
+                logger.warning("Skipped a damaged checkpoint: %s", error)
+                damaged.append(str(error))
+            else:
+                return step, state
+        if damaged:
+            raise CheckpointError(
+                f"Every checkpoint in {self.folder} is damaged: {'; '.join(damaged)}. "
+                "Restore one from a copy, or delete them to start from the beginning."
+            )
+        return None
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """Checkpoints by step, newest first."""
+        if not self.folder.is_dir():
+            return []
+        matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
+
+    def _drop_damaged_after(self, step: int) -> None:
+        # After a fall-back the damaged later file is still there: it would count as the newest.
+        for later, path in self._found():
+            if later <= step:
+                return
+            try:
+                _verify(path)
+            except CheckpointError:
+                path.unlink(missing_ok=True)
+            else:
+                raise ConfigError(
+                    f"step is {step}, and {path} is of a later step. Go on from load_latest(), "
+                    "or use another folder."
+                )
+
+    def _clean(self) -> None:
+        old = [path for _, path in self._found()[self.keep :]]
+        # Only a killed writer leaves one of these: this process has just renamed its own.
+        stale = self.folder.glob(".checkpoint-*.tmp")
+        for path in [*old, *stale]:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` that takes its name when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is journaled
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class _HashingFile:
+    """What `torch.save` needs of a file, hashing as it passes: the state is never held twice."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def _verify(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            remaining = path.stat().st_size - _FOOTER_SIZE
+            if remaining <= 0:
+                raise CheckpointError(f"{path} is empty or cut short")
+            content = hashlib.sha256()
+            while remaining and (chunk := file.read(min(_CHUNK, remaining))):
+                content.update(chunk)
+                remaining -= len(chunk)
+            footer = file.read()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    if not footer.startswith(_MAGIC):
+        raise CheckpointError(f"{path} is cut short, or not a checkpoint of this package")
+    if footer != _MAGIC + content.digest():
+        raise CheckpointError(f"{path} does not match its SHA-256")
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    _verify(path)
+    try:
+        return _decode(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read by torch {torch.__version__}") from error
+
+
+def _encode(value: Any, where: str) -> Any:
+    """Turn a state into what `torch.load(weights_only=True)` accepts; `where` names the place."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        # A view would drag its whole storage into the file.
+        is_view = value.layout == torch.strided and (
+            value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        )
+        return value.clone() if is_view else value
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        raw: Any = torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8) if value.size else []
+        return {_NDARRAY: value.dtype.str, "shape": list(value.shape), "raw": raw}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        items = value.items()
+        return {_encode_key(k, where): _encode(v, f"{where}[{k!r}]") for k, v in items}
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        encoded = [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return encoded if isinstance(value, list) else tuple(encoded)
+    plain = (bool, int, float, str, bytes, torch.Size, torch.dtype, torch.device)
+    # Exact types: a subclass, an enum for one, would be pickled as code.
+    if value is None or type(value) in plain:
+        return value
+    raise ConfigError(
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold; pass tensors, "
+        "arrays, numbers, strings, None, and dicts, lists and tuples of these."
+    )
+
+
+def _encode_key(key: Any, where: str) -> Any:
+    if type(key) in (str, int, float, bool) and key != _NDARRAY:
+        return key
+    raise ConfigError(f"{where} has the key {key!r}; use strings or numbers.")
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if _NDARRAY in value:
+            raw = value["raw"].numpy().tobytes() if len(value["raw"]) else b""
+            array = np.frombuffer(bytearray(raw), dtype=np.dtype(value[_NDARRAY]))
+            return array.reshape(value["shape"])
+        return {key: _decode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        decoded = [_decode(item) for item in value]
+        return decoded if isinstance(value, list) else tuple(decoded)
+    return value

@@ -1,0 +1,240 @@
+"""The command line: a thin front to the package."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from .checkpoints import write_atomic
+from .clustering import cluster as run_clustering
+from .clustering import embed as run_embedding
+from .config import load_config
+from .datasets.folders import open_images
+from .datasets.images import ImageDataset
+from .datasets.pseudo_label_dataset import first_of_item
+from .datasets.transforms import transforms
+from .evaluation import evaluate as run_evaluation
+from .exceptions import ConfigError, SladeError
+from .models import LoadedModel, load_model
+from .pipeline import Pipeline, Result
+from .reports.tables import METRICS, markdown
+
+app = typer.Typer(
+    name="pml-slade",
+    help="Self-training for metric learning: unlabeled images make retrieval embeddings better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is going on.")]
+ModelFile = Annotated[Path, typer.Argument(help="A run's folder, or its model.safetensors.")]
+Images = Annotated[Path, typer.Argument(help="Folder of images, or a CSV list with a column path.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the first GPU.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at once.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Any setting, as student.lr=0.001."),
+]
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="YAML file, or a preset: glyphs, omniglot."),
+    ] = None,
+    labeled: Annotated[
+        Path | None,
+        typer.Option(help="data.labeled: folder root/class/image, or a CSV of path,label."),
+    ] = None,
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option(help="data.unlabeled: any folder of images, or a CSV of path."),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="data.test: labeled images of other classes; evaluated once."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
+    print_config: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a teacher and a student; the same command goes on where it was stopped."""
+    paths = {"data.labeled": labeled, "data.unlabeled": unlabeled, "data.test": test, "output": output}
+    given = [f"{key}={path}" for key, path in paths.items() if path is not None]
+    settings = load_config(config, [*given, *(overrides or [])])
+    if print_config:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    _log(quiet, verbose)
+    pipeline = Pipeline(settings, progress=not quiet)
+    _show(pipeline.run(), pipeline.folder)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """The main job on letters that come with the package: learn Latin, retrieve other scripts."""
+    given = [f"seed={seed}", f"output=runs/demo-{seed}", *(overrides or [])]
+    _log(quiet, verbose)
+    pipeline = Pipeline(load_config("glyphs", given), progress=not quiet)
+    _show(pipeline.run(), pipeline.folder)
+
+
+@app.command()
+def embed(
+    model: ModelFile,
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".npz to write.")] = Path("embeddings.npz"),
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    quiet: Quiet = False,
+) -> None:
+    """Embed images: arrays `embeddings` (N, d), unit length, and `names` (N,)."""
+    _log(quiet)
+    dataset, vectors = _embed(model, images, False, device, batch_size, quiet)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("wb") as file:
+        np.savez(file, embeddings=vectors, names=_names(dataset))
+    console.print(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    images: Annotated[Path, typer.Argument(help="Labeled: folder root/class/image, or a CSV.")],
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Search in these labeled images; default: among the images themselves."),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    quiet: Quiet = False,
+) -> None:
+    """MAP@R, R-precision and P@1 on labeled images."""
+    _log(quiet)
+    queries, vectors = _embed(model, images, True, device, batch_size, quiet)
+    labels = _class_names(queries)
+    if gallery is None:
+        result = run_evaluation(vectors, _numbers(labels, labels))
+    else:
+        found, reference = _embed(model, gallery, True, device, batch_size, quiet)
+        others = _class_names(found)
+        names = np.concatenate([labels, others])
+        result = run_evaluation(vectors, _numbers(labels, names), reference, _numbers(others, names))
+    table = Table("images", "classes", *METRICS, title=f"retrieval by {model}")
+    table.add_row(str(len(labels)), str(len(np.unique(labels))), *(f"{result[m]:.1f}" for m in METRICS))
+    console.print(table)
+
+
+@app.command()
+def cluster(
+    model: ModelFile,
+    images: Images,
+    num_clusters: Annotated[int, typer.Option("--num-clusters", "-k", min=1)],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".csv to write.")] = Path("clusters.csv"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    min_cluster_size: Annotated[int, typer.Option(min=1, help="Smaller clusters get label -1.")] = 1,
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster images by k-means: a CSV of path,label, which `train` reads as labeled images."""
+    _log(quiet)
+    dataset, vectors = _embed(model, images, False, device, batch_size, quiet)
+    clusters = run_clustering(vectors, num_clusters, seed=seed, min_cluster_size=min_cluster_size)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"])
+        writer.writerows(
+            [Path(name).absolute(), label] for name, label in zip(_names(dataset), clusters.labels)
+        )
+    console.print(f"{clusters}; written to {output}")
+
+
+def main() -> None:
+    """Run the command line; errors made for people come without a traceback."""
+    try:
+        app()
+    except SladeError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        raise SystemExit(130) from None
+
+
+def _log(quiet: bool, verbose: bool = False) -> None:
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other.")
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logger = logging.getLogger("pml_slade")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+def _show(results: list[Result], folder: Path) -> None:
+    """Print the end-of-run table, and write it to the run's folder as Markdown."""
+    measured = "test" if results[-1].test else "validation"
+    scores = [result.test or result.validation for result in results]
+    table = Table("", "steps", "images seen", *METRICS, title=f"{measured} classes, %")
+    rows = []
+    for result, score in zip(results, scores):
+        values = [f"{score[m]:.1f}" if score else "-" for m in METRICS]
+        rows.append([result.title, f"{result.steps:,}", f"{result.images:,}", *values])
+        table.add_row(*rows[-1])
+    console.print(table)
+    text = markdown([f"{measured} classes, %", "steps", "images seen", *METRICS], rows)
+    write_atomic(folder / "results.md", f"{text}\n".encode())
+    console.print(f"models, records and this table: {folder}", soft_wrap=True)
+
+
+def _embed(
+    model: Path, images: Path, labeled: bool, device: str, batch_size: int, quiet: bool
+) -> tuple[ImageDataset, np.ndarray]:
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loaded: LoadedModel = load_model(model, device=name)
+    meta: dict[str, Any] = loaded.meta
+    missing = [key for key in ("transform", "image_size", "mode") if key not in meta]
+    if missing:
+        raise ConfigError(f"model: {model} does not say {missing}: it was not written by `pml-slade train`.")
+    transform = transforms(meta["transform"], meta["image_size"], meta["mode"], train=False)
+    dataset = open_images(images, transform, mode=meta["mode"], labeled=labeled)
+    vectors = run_embedding(
+        dataset, loaded, data_getter=first_of_item, batch_size=batch_size, progress=not quiet
+    )
+    return dataset, vectors
+
+
+def _names(dataset: ImageDataset) -> list[str]:
+    return [dataset.name(i) for i in range(len(dataset))]
+
+
+def _class_names(dataset: ImageDataset) -> np.ndarray:
+    return np.array(dataset.classes)[dataset.known_labels()]
+
+
+def _numbers(names: np.ndarray, among: np.ndarray) -> np.ndarray:
+    numbers: np.ndarray = np.searchsorted(np.unique(among), names)
+    return numbers

@@ -1,0 +1,272 @@
+"""Every setting of a run, checked before anything is trained."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .exceptions import ConfigError
+
+ROWS = {
+    "teacher": "Teacher",
+    "control": "Teacher trained on",
+    "pseudo": "Student on pseudo-labels",
+    "slade": "SLADE",
+    "oracle": "Oracle (true pool labels)",
+}
+Row = Literal["teacher", "control", "pseudo", "slade", "oracle"]
+
+
+class Section(BaseModel):
+    """Settings that belong together; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class DataConfig(Section):
+    """Where the images come from."""
+
+    kind: Literal["images", "omniglot", "glyphs"] = Field(
+        "images", description="your own folders or CSV lists, Omniglot's layout, or the embedded letters"
+    )
+    labeled: Path | None = Field(None, description="images: folder root/class/image, or CSV of path,label")
+    unlabeled: Path | None = Field(None, description="images: folder or CSV; no labels needed")
+    validation: Path | None = Field(None, description="images: labeled, of classes not trained on")
+    test: Path | None = Field(None, description="images: labeled, looked at once, at the very end")
+    root: Path | None = Field(None, description="omniglot: folder that holds images_background")
+    labeled_alphabets: int | list[str] = Field(5, description="omniglot: how many, or which")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the labeled classes kept for model selection; 0: none"
+    )
+    image_size: int = Field(224, ge=16)
+    mode: Literal["RGB", "L"] = "RGB"
+    transform: Literal["photo", "small"] = Field(
+        "photo", description="random crops and flips, or mild affine changes for small drawings"
+    )
+    workers: int = Field(0, ge=0, description="data loader processes")
+    check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
+
+    @model_validator(mode="after")
+    def _paths(self) -> DataConfig:
+        if self.kind == "images" and (self.labeled is None or self.unlabeled is None):
+            missing = [n for n in ("labeled", "unlabeled") if getattr(self, n) is None]
+            raise ValueError(
+                f"data.{' and data.'.join(missing)} missing: give two folders of images, or "
+                "data.kind=glyphs to try the embedded letters"
+            )
+        if self.kind == "omniglot" and self.root is None:
+            raise ValueError("data.root missing: the folder that holds images_background")
+        return self
+
+
+class ModelConfig(Section):
+    """What embeds the images."""
+
+    trunk: str = Field("resnet50", description="convnet, or any torchvision or timm model by name")
+    weights: str | None = Field("default", description="default (the library's), a file, or null")
+    embedding_size: int = Field(128, ge=1)
+    hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
+
+
+class NamedConfig(BaseModel):
+    """A class of pytorch-metric-learning by name; every other key is an argument of it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys besides `name`."""
+        return dict(self.model_extra or {})
+
+
+class TrainingConfig(Section):
+    """How one stage is trained."""
+
+    steps: int = Field(2000, ge=1, description="optimizer steps")
+    batch_size: int = Field(32, ge=2, description="labeled images a step")
+    images_per_class: int = Field(4, ge=2, description="of each class in a batch")
+    optimizer: str = Field("Adam", description="any of torch.optim by name")
+    lr: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    loss: NamedConfig = NamedConfig(name="ContrastiveLoss", pos_margin=0.0, neg_margin=0.5)
+    miner: NamedConfig | None = Field(None, description="of labeled pairs")
+
+
+class BasisConfig(Section):
+    """The feature basis (Eqs. 2-6)."""
+
+    regularizer: Literal["sd", "local_ce", "global_ce"] | None = "sd"
+    margin: float = 0.5
+    variance_weight: float = Field(1.0, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+    logit_scale: float | None = Field(16.0, gt=0)
+    straight_through: bool = True
+    lr: float = Field(1e-3, gt=0)
+    warmup: int = Field(100, ge=0, description="first steps, in which the basis alone is trained")
+
+
+class StudentConfig(TrainingConfig):
+    """How the student is trained, on top of what a teacher has."""
+
+    unlabeled_batch_size: int = Field(32, ge=2, description="unlabeled images a step")
+    num_clusters: int | None = Field(
+        None, ge=2, description="k; null: as many images a cluster as a labeled class has"
+    )
+    min_cluster_size: int = Field(2, ge=1, description="samples of smaller clusters are left out")
+    iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
+    unlabeled_weight: float = Field(1.0, ge=0, description="lambda1 of Eq. 9")
+    basis_weight: float = Field(0.25, ge=0, description="lambda2 of Eq. 9")
+    unlabeled_loss: NamedConfig | None = Field(None, description="null: the same as loss")
+    mining: Literal["none", "eq7"] = Field(
+        "none", description="unlabeled pairs: all by pseudo-label, or Eq. 7 to the letter"
+    )
+    basis: BasisConfig = BasisConfig()
+
+
+class Config(Section):
+    """A whole run."""
+
+    output: Path = Field(Path("runs/run"), description="folder of the run; the same command goes on in it")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    rows: list[Row] = Field(["teacher", "slade"], description="what to train and compare")
+    epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    teacher: TrainingConfig = TrainingConfig()
+    student: StudentConfig = StudentConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        for name, stage in (("teacher", self.teacher), ("student", self.student)):
+            if stage.batch_size % stage.images_per_class:
+                raise ValueError(
+                    f"{name}.batch_size={stage.batch_size} must be a multiple of "
+                    f"{name}.images_per_class={stage.images_per_class}"
+                )
+            if stage.steps % min(stage.steps, self.epoch_steps):
+                raise ValueError(
+                    f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}"
+                )
+        if "slade" in self.rows and self.student.basis.warmup >= self.student.steps:
+            raise ValueError(
+                f"student.basis.warmup={self.student.basis.warmup} leaves nothing of "
+                f"student.steps={self.student.steps} to train the student in"
+            )
+        if self.student.mining == "eq7" and self.student.basis.regularizer is None:
+            raise ValueError(
+                "student.mining=eq7 reads its thresholds from the similarity statistics of the basis: "
+                "student.basis.regularizer must not be null"
+            )
+        if "teacher" not in self.rows:
+            self.rows.insert(0, "teacher")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML that `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(source: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read settings from YAML and from ``key.sub=value`` overrides.
+
+    Args:
+        source: a YAML file, or the name of one that comes with the package (see `presets`); None starts
+            from the defaults.
+        overrides: values are YAML; they win over the file.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
+
+    Example:
+        >>> load_config("glyphs", ["student.steps=10"]).student.steps
+        10
+        >>> load_config("glyphs", ["student.step=10"])
+        Traceback (most recent call last):
+        pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?
+    """
+    values = {} if source is None else _read(source)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is not an override: write key=value, student.lr=0.001 say.")
+        _assign(values, key.strip().split("."), _parse(text, override))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+
+
+def presets() -> list[str]:
+    """Names of the settings that come with the package.
+
+    Example:
+        >>> "glyphs" in presets()
+        True
+    """
+    folder = resources.files("pml_slade") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    if str(source) in presets():
+        text = (resources.files("pml_slade") / "presets" / f"{source}.yaml").read_text()
+    elif Path(source).is_file():
+        text = Path(source).read_text()
+    else:
+        raise ConfigError(f"config: no file {source}, and no preset of that name; presets: {presets()}.")
+    values = _parse(text, str(source)) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {source} must hold a mapping of settings, got {type(values).__name__}.")
+    return values
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+    # YAML 1.1 reads 1e-3 as a string.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = values.setdefault(key, {})
+        if not isinstance(below, dict):
+            below = values[key] = {}
+        values = below
+    values[keys[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _all_keys(Config), n=1, cutoff=0.0)
+        return f"{key}: unknown key; did you mean {near[0]}?"
+    if error["type"] == "missing":
+        return f"{key}: missing; give it in the config file or as {key}=..."
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{key}: {error['msg']}, got {error['input']!r}"
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += _all_keys(kind, f"{prefix}{name}.")
+    return keys

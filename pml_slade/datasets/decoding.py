@@ -1,0 +1,84 @@
+"""Image files of any kind -> upright 8-bit PIL images."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..exceptions import DataError
+
+SIXTEEN_BIT_TO_EIGHT = 257
+"""65535 / 255: what a 16-bit grey value is divided by."""
+
+TRANSPARENT_MODES = frozenset(["LA", "La", "PA", "RGBA", "RGBa"])
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Converts any PIL image to 8-bit `"RGB"` or `"L"` without losing what it shows.
+
+    Transparency is composited on white, 16-bit greyscale is scaled rather than clipped, palettes
+    and CMYK are resolved.
+
+    Args:
+        image: A PIL image of any mode but 32-bit floats.
+        mode: `"RGB"` or `"L"`.
+
+    Returns:
+        The image in `mode`; the same object when nothing has to change.
+
+    Raises:
+        ValueError: The image holds floats, whose scale cannot be known.
+
+    Example:
+        >>> from PIL import Image
+        >>> to_mode(Image.new("LA", (1, 1), (0, 0)), "L").getpixel((0, 0))
+        255
+    """
+    if image.mode == "F":
+        raise ValueError("it holds floats of unknown scale; save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):  # older Pillow opens 16-bit PNG as 32-bit "I"
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(np.rint(grey / SIXTEEN_BIT_TO_EIGHT).astype(np.uint8))
+    elif image.mode in TRANSPARENT_MODES or "transparency" in image.info:
+        image = image.convert("LA") if image.mode == "La" else image  # no direct way to RGBA
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
+    """Reads an image file completely: upright (EXIF), first frame, in `mode`.
+
+    Args:
+        path: Any file that Pillow reads.
+        mode: `"RGB"` or `"L"`.
+
+    Returns:
+        A loaded PIL image; the file is closed again.
+
+    Raises:
+        DataError: The file is missing, truncated, damaged or no image.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "grey.png")
+        ...     Image.new("L", (3, 2), 7).save(path)
+        ...     read_image(path).getpixel((0, 0))
+        (7, 7, 7)
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            upright: Any = ImageOps.exif_transpose(opened)
+            return to_mode(upright, mode).copy()
+    except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
+        raise DataError(
+            f"image {os.fspath(path)!r} cannot be read ({type(error).__name__}: {error}); "
+            "replace the file or take it out of the data"
+        ) from error

@@ -1,0 +1,22 @@
+"""Trunks and embedders, the weights they start from, and the file they end in."""
+
+from pml_slade.models.convnet import ConvNet
+from pml_slade.models.embedder import Embedder
+from pml_slade.models.saving import LoadedModel, load_model, save_model
+from pml_slade.models.trunks import build_model, build_trunk, resolve_trunk_name, trunk_names
+from pml_slade.models.weights import LoadReport, load_state, load_trunk_weights
+
+__all__ = [
+    "ConvNet",
+    "Embedder",
+    "LoadReport",
+    "LoadedModel",
+    "build_model",
+    "build_trunk",
+    "load_model",
+    "load_state",
+    "load_trunk_weights",
+    "resolve_trunk_name",
+    "save_model",
+    "trunk_names",
+]

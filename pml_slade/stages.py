@@ -1,0 +1,212 @@
+"""Training one stage: epochs, validation, checkpoints, records; resumable to the bit."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record_keeper
+import torch
+from pytorch_metric_learning.samplers import MPerClassSampler
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from .checkpoints import Checkpoints
+from .compat import silent_epochs
+from .exceptions import SladeError
+
+logger = logging.getLogger("pml_slade")
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Stage:
+    """A PML trainer and what it takes to run it.
+
+    Attributes:
+        name: for people.
+        folder: of this stage's checkpoints and records.
+        trainer: a PML trainer with `iterations_per_epoch` set.
+        epochs: how many.
+        seed: reseeds everything at each epoch, so that a resumed run draws what an unbroken one draws.
+        validate: measures the models after each epoch, or None to take the last epoch.
+        images_per_class: of the labeled batches.
+        progress: show a progress bar.
+    """
+
+    name: str
+    folder: Path
+    trainer: Any
+    epochs: int
+    seed: int
+    validate: Callable[[], Metrics] | None
+    images_per_class: int
+    progress: bool = True
+    history: list[Metrics] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+def run_stage(stage: Stage) -> None:
+    """Train, going on after the last checkpoint; leaves the best models in the trainer.
+
+    "Best" is the highest validation MAP@R, the earlier one where two are equal.
+
+    Raises:
+        SladeError: the loss is not finite.
+        CheckpointError: checkpoints exist, but none can be read.
+    """
+    checkpoints = Checkpoints(stage.folder / "checkpoints")
+    done = _restore(stage, checkpoints)
+    records = _Records(stage.folder / "records", stage.history)
+    trainer = stage.trainer
+    bar = tqdm(
+        total=stage.epochs * trainer.iterations_per_epoch,
+        initial=done * trainer.iterations_per_epoch,
+        desc=stage.name,
+        disable=not stage.progress,
+    )
+    with bar, silent_epochs():
+        for epoch in range(done + 1, stage.epochs + 1):
+            row = {"epoch": float(epoch), **_train_epoch(stage, epoch, bar)}
+            if stage.validate is not None:
+                row |= stage.validate()
+            stage.history.append(row)
+            _keep_best(stage, epoch, row)
+            checkpoints.save(_state(stage), epoch)
+            records.add(row)
+            bar.set_postfix_str(_brief(row))
+    records.close()
+    if stage.best is not None:
+        _load(trainer.models, stage.best["models"])
+
+
+def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
+    """One epoch; its randomness depends on the seed and the epoch alone."""
+    trainer = stage.trainer
+    seed_everything(stage.seed, epoch)
+    trainer.sampler = MPerClassSampler(
+        trainer.dataset.labels,
+        stage.images_per_class,
+        trainer.batch_size,
+        length_before_new_iter=trainer.iterations_per_epoch * trainer.batch_size,
+    )
+    totals: Metrics = {}
+
+    def after_step(t: Any) -> None:
+        values = {name: float(torch.as_tensor(value).detach()) for name, value in t.losses.items()}
+        if not math.isfinite(values["total_loss"]):
+            raise SladeError(
+                f"{stage.name}: the loss became {values['total_loss']} in step "
+                f"{t.get_global_iteration() + 1} ({values}). Lower the learning rate; what was trained until "
+                f"the last checkpoint is kept in {stage.folder}."
+            )
+        for name, value in (values | _watched(t)).items():
+            totals[name] = totals.get(name, 0.0) + value / t.iterations_per_epoch
+        bar.update()
+
+    trainer.end_of_iteration_hook = after_step
+    trainer.train(start_epoch=epoch, num_epochs=epoch)
+    return totals
+
+
+def _watched(trainer: Any) -> Metrics:
+    """What explains a student: similarity statistics and mined pairs."""
+    values = {}
+    basis = trainer.loss_funcs.get("basis_loss")
+    if basis is not None and basis.regularizer is not None:
+        values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}
+    miner = trainer.mining_funcs.get("unlabeled_miner")
+    if miner is not None:
+        values |= {"mined_pos": float(miner.num_pos_pairs), "mined_neg": float(miner.num_neg_pairs)}
+    return values
+
+
+def seed_everything(seed: int, *parts: int) -> None:
+    """Seed torch and numpy from several integers.
+
+    Example:
+        >>> seed_everything(0, 1); a = torch.rand(1)
+        >>> seed_everything(0, 1); bool(a == torch.rand(1))
+        True
+    """
+    state = int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])
+    torch.manual_seed(state)
+    np.random.seed(state)  # noqa: NPY002  PML's samplers draw from the global generator
+
+
+def _keep_best(stage: Stage, epoch: int, row: Metrics) -> None:
+    if stage.validate is None:
+        return
+    if stage.best is None or row["MAP@R"] > stage.best["score"]:
+        models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.trainer.models.items()}
+        stage.best = {"score": row["MAP@R"], "epoch": epoch, "models": models}
+
+
+def _parts(trainer: Any) -> dict[str, dict[str, Any]]:
+    """Everything that has state; a loss that stands under two names is saved twice, which is harmless."""
+    return {
+        "models": trainer.models,
+        "losses": trainer.loss_funcs,
+        "optimizers": trainer.optimizers,
+        "lr_schedulers": trainer.lr_schedulers,
+    }
+
+
+def _state(stage: Stage) -> dict[str, Any]:
+    parts = {
+        name: {k: v.state_dict() for k, v in part.items()} for name, part in _parts(stage.trainer).items()
+    }
+    return {"parts": parts, "history": stage.history, "best": stage.best}
+
+
+def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
+    found = checkpoints.load_latest()
+    if found is None:
+        return 0
+    epoch, state = found
+    for name, part in _parts(stage.trainer).items():
+        _load(part, state["parts"][name])
+    stage.history, stage.best = state["history"], state["best"]
+    logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
+    return epoch
+
+
+def _load(part: dict[str, Any], states: dict[str, Any]) -> None:
+    for key, thing in part.items():
+        thing.load_state_dict(states[key])
+
+
+def _brief(row: Metrics) -> str:
+    score = f", validation MAP@R {row['MAP@R']:.1f}" if "MAP@R" in row else ""
+    return f"loss {row['total_loss']:.4f}{score}"
+
+
+class _Records:
+    """record-keeper's CSV, SQLite and TensorBoard files, written anew from the history at the start.
+
+    Rows that a killed run wrote after its last checkpoint would otherwise stand there twice.
+    """
+
+    def __init__(self, folder: Path, history: list[Metrics]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.keeper = record_keeper.RecordKeeper(
+            tensorboard_writer=self.writer, record_writer=record_keeper.RecordWriter(str(folder))
+        )
+        for row in history:
+            self.add(row)
+
+    def add(self, row: Metrics) -> None:
+        self.keeper.update_records({"training": row}, int(row["epoch"]))
+        self.keeper.save_records()
+
+    def close(self) -> None:
+        self.writer.close()

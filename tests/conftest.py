@@ -1,0 +1,53 @@
+"""Every test starts from the same seeds; fixtures are named by the role that they play."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.utils import common_functions as c_f
+
+from pml_slade import FeatureBasisLoss
+
+NUM_CLASSES = 3
+EMBEDDING_SIZE = 6
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Fix torch, numpy and random, and PML's own generator with them."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - PML draws from the global generator
+    torch.manual_seed(0)
+    yield
+    c_f.NUMPY_RANDOM = np.random
+
+
+@pytest.fixture
+def labels():
+    """A joint batch: three annotated classes, pseudo-labels from 3 on, one of them alone."""
+    return torch.tensor([0, 1, 2, 0, 3, 3, 4, 4, 4, 5])
+
+
+@pytest.fixture
+def embeddings(labels):
+    """Embeddings of the joint batch."""
+    return torch.randn(len(labels), EMBEDDING_SIZE)
+
+
+@pytest.fixture
+def basis():
+    """The loss with the default settings."""
+    return FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=EMBEDDING_SIZE)
+
+
+@pytest.fixture
+def images():
+    """Labeled images: two classes that a linear trunk can tell apart."""
+    return [(torch.randn(4) + 3 * (i % 2), i % 2) for i in range(24)]
+
+
+@pytest.fixture
+def pool():
+    """Unlabeled images of three further classes."""
+    return [torch.randn(4) * 0.3 + torch.eye(4)[i % 3] * 4 for i in range(36)]

@@ -1,6 +1,6 @@
 """Self-training for metric learning (SLADE) as a plug-in to pytorch-metric-learning."""
 
-from . import compat as _compat  # first: it prepares the installed PML
+from . import compat as _compat  # noqa: F401  it prepares the installed PML, so it comes first
 from .datasets import PseudoLabelDataset
 from .losses import FeatureBasisLoss
 from .miners import ThresholdPairMiner

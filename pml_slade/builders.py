@@ -159,12 +159,18 @@ def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
     return build_named(config, miners, key)
 
 
-def build_optimizer(stage: TrainingConfig, module: torch.nn.Module, lr: float | None = None) -> Any:
+def build_optimizer(
+    stage: TrainingConfig, module: torch.nn.Module, lr: float | None = None
+) -> torch.optim.Optimizer:
     """Build the stage's optimizer for one module."""
-    kind = getattr(torch.optim, stage.optimizer, None)
-    if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
+    kind: Any = getattr(torch.optim, stage.optimizer, None)
+    known = inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+    if not known:
         raise ConfigError(f"optimizer: torch.optim has no {stage.optimizer}; Adam, AdamW and SGD are usual.")
-    return kind(module.parameters(), lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay)
+    optimizer: torch.optim.Optimizer = kind(
+        module.parameters(), lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay
+    )
+    return optimizer
 
 
 def check_batches(config: Config, splits: Splits) -> None:

@@ -39,7 +39,7 @@ _METRICS = {
 }
 
 
-class TrainerWithExtraKeys(trainers.BaseTrainer):  # type: ignore[misc]
+class TrainerWithExtraKeys(trainers.BaseTrainer):
     """A PML trainer whose dictionaries may hold further keys, in both generations."""
 
     extra_loss_keys: tuple[str, ...] = ()

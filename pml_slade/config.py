@@ -19,6 +19,7 @@ ROWS = {
     "slade": "SLADE",
     "oracle": "Oracle (true pool labels)",
 }
+CONTRASTIVE = {"name": "ContrastiveLoss", "pos_margin": 0.0, "neg_margin": 0.5}
 Row = Literal["teacher", "control", "pseudo", "slade", "oracle"]
 
 
@@ -95,7 +96,7 @@ class TrainingConfig(Section):
     lr: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    loss: NamedConfig = NamedConfig(name="ContrastiveLoss", pos_margin=0.0, neg_margin=0.5)
+    loss: NamedConfig = NamedConfig.model_validate(CONTRASTIVE)
     miner: NamedConfig | None = Field(None, description="of labeled pairs")
 
 

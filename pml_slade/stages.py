@@ -119,7 +119,7 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
 
 def _watched(trainer: Any) -> Metrics:
     """What explains a student: similarity statistics and mined pairs."""
-    values = {}
+    values: Metrics = {}
     basis = trainer.loss_funcs.get("basis_loss")
     if basis is not None and basis.regularizer is not None:
         values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}

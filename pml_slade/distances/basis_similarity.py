@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import functional
 
 
-class BasisSimilarity(BaseDistance):  # type: ignore[misc]
+class BasisSimilarity(BaseDistance):
     """Cosine between responses to a feature basis, s(x_i, x_j) = cos(W_a f_i, W_a f_j) (SLADE, Eq. 4).
 
     Computed in float32 at least. The basis is shared, not copied: what a FeatureBasisLoss learns is seen

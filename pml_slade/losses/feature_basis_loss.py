@@ -14,7 +14,7 @@ from ..functional import Moments
 REGULARIZERS = ("sd", "local_ce", "global_ce", None)
 
 
-class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):  # type: ignore[misc]
+class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     """Learns the feature basis W_a of SLADE: L_Basis = L_CE + L_SD (Eq. 2).
 
     A joint batch goes in. Labels in ``[0, num_classes)`` are annotated and feed the cross-entropy of

@@ -18,7 +18,7 @@ class HasThresholds(Protocol):
         """(T1, T2) of Eq. 7, or None while there are none."""
 
 
-class ThresholdPairMiner(BaseTupleMiner):  # type: ignore[misc]
+class ThresholdPairMiner(BaseTupleMiner):
     """Mines P = {s >= T1} and N = {s <= T2} (SLADE, Eq. 7), without labels unless asked.
 
     With a FeatureBasisLoss `basis`, ``ThresholdPairMiner(basis, basis, distance=basis.similarity)`` is
@@ -113,7 +113,8 @@ class ThresholdPairMiner(BaseTupleMiner):  # type: ignore[misc]
         if self.use_labels:
             agree = labels[:, None] == ref_labels[None]
             positive, negative = positive & agree, negative & ~agree
-        return (*torch.where(positive), *torch.where(negative))
+        (a1, p), (a2, n) = torch.where(positive), torch.where(negative)
+        return a1, p, a2, n
 
     def current_thresholds(self) -> tuple[float, float] | None:
         """(T1, T2) as they stand now, or None while they are not usable."""

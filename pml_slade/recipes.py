@@ -1,0 +1,201 @@
+"""How each row of a comparison is trained: its PML trainer, on its data, from its settings.
+
+Every row but the teacher starts from the teacher, takes the same number of steps, and sees the same number
+of images in them:
+
+- ``control``: the teacher trained on, on labeled images alone;
+- ``pseudo``: pseudo-labels from clustering, no basis;
+- ``slade``: pseudo-labels and the feature basis;
+- ``oracle``: as ``pseudo``, with the pool's true labels.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_metric_learning.trainers import MetricLossOnly
+
+from . import builders
+from .checkpoints import write_atomic, write_json_atomic
+from .clustering import suggest_num_clusters
+from .config import Config, TrainingConfig
+from .datasets import PseudoLabelDataset
+from .datasets.images import ImageDataset
+from .datasets.splits import Splits
+from .exceptions import ConfigError
+from .losses import FeatureBasisLoss
+from .miners import ThresholdPairMiner
+from .trainers import SelfTrainingTrainer
+
+logger = logging.getLogger("pml_slade")
+
+Models = dict[str, torch.nn.Module]
+Losses = dict[str, torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all rows of a run share."""
+
+    config: Config
+    splits: Splits
+    device: torch.device
+    progress: bool = True
+
+    def settings(self, row: str) -> TrainingConfig:
+        """Settings of the stage that a row is."""
+        return self.config.teacher if row == "teacher" else self.config.student
+
+    def images_a_step(self, row: str) -> int:
+        """Images a row sees in each step: the control makes up in labeled ones for the unlabeled."""
+        settings = self.settings(row)
+        if row == "teacher":
+            return settings.batch_size
+        together = settings.batch_size + self.config.student.unlabeled_batch_size
+        if row != "control":
+            return together
+        return min(together, self.splits.labeled.num_classes * settings.images_per_class)
+
+
+def check(setup: Setup, rows: list[Any]) -> None:
+    """Refuse what cannot work, before anything is trained.
+
+    Raises:
+        ConfigError: a loss, miner or optimizer that cannot be built; an oracle without true labels.
+        DataError: batches that the classes or the pool cannot fill.
+    """
+    builders.check_batches(setup.config, setup.splits)
+    if "oracle" in rows and setup.splits.unlabeled.labels is None:
+        raise ConfigError("rows: oracle needs the pool's true labels, and this pool has none.")
+    for row in rows:
+        losses, _ = _losses_and_miners(setup, row)
+        _optimizers(setup, row, {}, losses)
+
+
+def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
+    """Return the PML trainer of a row; pseudo-labels are made here, or read from `folder`."""
+    models = {name: model.to(setup.device) for name, model in models.items()}
+    losses, miners = _losses_and_miners(setup, row)
+    settings = setup.settings(row)
+    common: dict[str, Any] = {
+        "models": models,
+        "optimizers": _optimizers(setup, row, models, losses),
+        "loss_funcs": {name: loss.to(setup.device) for name, loss in losses.items()},
+        "mining_funcs": miners,
+        "dataset": builders.with_transform(setup.splits.labeled, setup.config.data, train=True),
+        "iterations_per_epoch": min(setup.config.epoch_steps, settings.steps),
+        "data_device": setup.device,
+        "dataloader_num_workers": setup.config.data.workers,
+    }
+    if row in ("teacher", "control"):
+        trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
+    else:
+        student = setup.config.student
+        trainer = SelfTrainingTrainer(
+            batch_size=student.batch_size,
+            unlabeled_batch_size=student.unlabeled_batch_size,
+            unlabeled_dataset=_pool(setup, row, models, folder),
+            loss_weights=_loss_weights(setup, losses),
+            basis_warmup=student.basis.warmup if row == "slade" else 0,
+            **common,
+        )
+    if settings.schedule == "cosine":
+        trainer.lr_schedulers = {
+            name.replace("_optimizer", "_scheduler_by_iteration"): (
+                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.steps)
+            )
+            for name, optimizer in trainer.optimizers.items()
+        }
+    return trainer
+
+
+def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
+    stage, settings, student = (
+        "teacher" if row == "teacher" else "student",
+        setup.settings(row),
+        setup.config.student,
+    )
+    sizes: dict[str, Any] = {
+        "num_classes": setup.splits.labeled.num_classes,
+        "embedding_size": setup.config.model.embedding_size,
+    }
+    losses: Losses = {"metric_loss": builders.build_loss(settings.loss, f"{stage}.loss", **sizes)}
+    miners: dict[str, Any] = {}
+    if settings.miner is not None:
+        miners["tuple_miner"] = builders.build_miner(settings.miner, f"{stage}.miner")
+    if row in ("pseudo", "slade", "oracle") and student.unlabeled_loss is not None:
+        losses["unlabeled_metric_loss"] = builders.build_loss(
+            student.unlabeled_loss, "student.unlabeled_loss"
+        )
+    if row == "slade":
+        losses["basis_loss"] = basis = FeatureBasisLoss(
+            **sizes, **student.basis.model_dump(exclude={"lr", "warmup"})
+        )
+        if student.mining == "eq7":
+            miners["unlabeled_miner"] = ThresholdPairMiner(
+                basis, basis, distance=basis.similarity, collect_stats=True
+            )
+    return losses, miners
+
+
+def _optimizers(setup: Setup, row: str, models: Models, losses: Losses) -> dict[str, torch.optim.Optimizer]:
+    learning = models | {name: loss for name, loss in losses.items() if any(True for _ in loss.parameters())}
+    return {
+        f"{name}_optimizer": builders.build_optimizer(
+            setup.settings(row), part, lr=setup.config.student.basis.lr if name == "basis_loss" else None
+        )
+        for name, part in learning.items()
+    }
+
+
+def _loss_weights(setup: Setup, losses: Losses) -> dict[str, float]:
+    student = setup.config.student
+    weights = {"unlabeled_metric_loss": student.unlabeled_weight}
+    if "basis_loss" in losses:
+        weights["basis_loss"] = student.basis_weight
+    return weights
+
+
+def _pool(setup: Setup, row: str, models: Models, folder: Path) -> PseudoLabelDataset:
+    """Label the pool, or read the labels that an interrupted run has written."""
+    pool, offset = setup.splits.unlabeled, setup.splits.labeled.num_classes
+    training = builders.with_transform(pool.without_labels(), setup.config.data, train=True)
+    if row == "oracle":
+        return PseudoLabelDataset(training, pool.known_labels(), offset)
+    file = folder / "pseudo_labels.npy"
+    if not file.exists():
+        labeled = _cluster(setup, training, models, offset)
+        labels = np.full(len(pool), -1, dtype=np.int64)
+        labels[labeled.indices] = labeled.labels - offset
+        write_json_atomic(folder / "clusters.json", {"summary": str(labeled.clusters)})
+        buffer = io.BytesIO()
+        np.save(buffer, labels)
+        write_atomic(file, buffer.getvalue())
+    return PseudoLabelDataset(training, np.load(file), offset)
+
+
+def _cluster(setup: Setup, training: ImageDataset, models: Models, offset: int) -> PseudoLabelDataset:
+    config, labeled = setup.config, setup.splits.labeled
+    k = config.student.num_clusters or suggest_num_clusters(len(training), len(labeled) / labeled.num_classes)
+    return PseudoLabelDataset.from_teacher(
+        training,
+        embedding_model(models),
+        k,
+        offset,
+        embed_dataset=builders.with_transform(training, config.data, train=False),
+        num_workers=config.data.workers,
+        progress=setup.progress,
+        seed=config.seed,
+        min_cluster_size=config.student.min_cluster_size,
+    )
+
+
+def embedding_model(models: Models) -> torch.nn.Module:
+    """Trunk and embedder as one module, images to embeddings."""
+    return torch.nn.Sequential(models["trunk"], models["embedder"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -49,8 +50,17 @@ class DataConfig(Section):
     transform: Literal["photo", "small"] = Field(
         "photo", description="random crops and flips, or mild affine changes for small drawings"
     )
-    workers: int = Field(0, ge=0, description="data loader processes")
+    workers: int | None = Field(
+        None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
+    )
     check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
+
+    @property
+    def num_workers(self) -> int:
+        """How many data loader processes that comes to."""
+        if self.workers is not None:
+            return self.workers
+        return min(os.cpu_count() or 1, 8) if self.kind == "images" else 0
 
     @model_validator(mode="after")
     def _paths(self) -> DataConfig:
@@ -123,7 +133,7 @@ class StudentConfig(TrainingConfig):
     min_cluster_size: int = Field(2, ge=1, description="samples of smaller clusters are left out")
     iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
     unlabeled_weight: float = Field(1.0, ge=0, description="lambda1 of Eq. 9")
-    basis_weight: float = Field(0.25, ge=0, description="lambda2 of Eq. 9")
+    basis_weight: float = Field(1.0, ge=0, description="lambda2 of Eq. 9; the paper's is 0.25")
     unlabeled_loss: NamedConfig | None = Field(None, description="null: the same as loss")
     mining: Literal["none", "eq7"] = Field(
         "none", description="unlabeled pairs: all by pseudo-label, or Eq. 7 to the letter"
@@ -156,7 +166,7 @@ class Config(Section):
                 raise ValueError(
                     f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}"
                 )
-        if "slade" in self.rows and self.student.basis.warmup >= self.student.steps:
+        if {"slade", "oracle"} & set(self.rows) and self.student.basis.warmup >= self.student.steps:
             raise ValueError(
                 f"student.basis.warmup={self.student.basis.warmup} leaves nothing of "
                 f"student.steps={self.student.steps} to train the student in"

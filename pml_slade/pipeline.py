@@ -152,7 +152,7 @@ class Pipeline:
             data_getter=first_of_item,
             batch_size=256,
             device=self.setup.device,
-            num_workers=self.config.data.workers,
+            num_workers=self.config.data.num_workers,
             progress=False,
         )
         return evaluate(embeddings, dataset.known_labels())

@@ -6,7 +6,7 @@ of images in them:
 - ``control``: the teacher trained on, on labeled images alone;
 - ``pseudo``: pseudo-labels from clustering, no basis;
 - ``slade``: pseudo-labels and the feature basis;
-- ``oracle``: as ``pseudo``, with the pool's true labels.
+- ``oracle``: as ``slade``, with the pool's true labels: the most that better pseudo-labels could give.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
         "dataset": builders.with_transform(setup.splits.labeled, setup.config.data, train=True),
         "iterations_per_epoch": min(setup.config.epoch_steps, settings.steps),
         "data_device": setup.device,
-        "dataloader_num_workers": setup.config.data.workers,
+        "dataloader_num_workers": setup.config.data.num_workers,
     }
     if row in ("teacher", "control"):
         trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
@@ -102,7 +102,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
             unlabeled_batch_size=student.unlabeled_batch_size,
             unlabeled_dataset=_pool(setup, row, models, folder),
             loss_weights=_loss_weights(setup, losses),
-            basis_warmup=student.basis.warmup if row == "slade" else 0,
+            basis_warmup=student.basis.warmup if "basis_loss" in losses else 0,
             **common,
         )
     if settings.schedule == "cosine":
@@ -133,7 +133,7 @@ def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
         losses["unlabeled_metric_loss"] = builders.build_loss(
             student.unlabeled_loss, "student.unlabeled_loss"
         )
-    if row == "slade":
+    if row in ("slade", "oracle"):
         losses["basis_loss"] = basis = FeatureBasisLoss(
             **sizes, **student.basis.model_dump(exclude={"lr", "warmup"})
         )
@@ -189,7 +189,7 @@ def _cluster(setup: Setup, training: ImageDataset, models: Models, offset: int) 
         k,
         offset,
         embed_dataset=builders.with_transform(training, config.data, train=False),
-        num_workers=config.data.workers,
+        num_workers=config.data.num_workers,
         progress=setup.progress,
         seed=config.seed,
         min_cluster_size=config.student.min_cluster_size,

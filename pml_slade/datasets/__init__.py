@@ -1,5 +1,26 @@
 """Datasets: the pseudo-labeled pool, and images from folders, lists and known collections."""
 
+from .duplicates import find_duplicates
+from .folders import image_folder, open_images
+from .glyphs import glyphs, glyphs_splits
+from .images import ImageDataset
+from .omniglot import omniglot_splits
 from .pseudo_label_dataset import PseudoLabelDataset
+from .splits import Splits, split_classes
+from .tables import image_csv
+from .transforms import transforms
 
-__all__ = ["PseudoLabelDataset"]
+__all__ = [
+    "ImageDataset",
+    "PseudoLabelDataset",
+    "Splits",
+    "find_duplicates",
+    "glyphs",
+    "glyphs_splits",
+    "image_csv",
+    "image_folder",
+    "omniglot_splits",
+    "open_images",
+    "split_classes",
+    "transforms",
+]

@@ -1,0 +1,38 @@
+"""Write docs/settings.md from the settings themselves: `python docs/settings.py`."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pml_slade.config import Config, Section
+from pml_slade.reports.tables import markdown
+
+INTRO = """# Settings
+
+`pml-slade train --print-config` prints those of a run. Each can stand in a YAML file (`--config FILE`) or on
+the command line as `student.lr=0.0001`. An unknown key is refused with the nearest one that exists.
+"""
+
+
+def rows(section: type[BaseModel], prefix: str = "") -> list[list[str]]:
+    """One row per setting, sections opened."""
+    found: list[list[str]] = []
+    for name, field in section.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += rows(kind, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            default = default.model_dump() if isinstance(default, BaseModel) else default
+            found.append([f"`{prefix}{name}`", f"`{default}`", field.description or ""])
+    return found
+
+
+def page() -> str:
+    """The whole page."""
+    return f"{INTRO}\n{markdown(['setting', 'default', ''], rows(Config))}\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_suffix(".md").write_text(page())

@@ -110,6 +110,16 @@ class TrainingConfig(Section):
     miner: NamedConfig | None = Field(None, description="of labeled pairs")
 
 
+class TeacherConfig(TrainingConfig):
+    """How the teacher is trained."""
+
+    classifier: bool = Field(
+        True,
+        description="the cross-entropy of Eq. 3 beside the ranking loss, in the teacher and in all rows that "
+        "start from it; false: the paper's teacher, control and plain student",
+    )
+
+
 class BasisConfig(Section):
     """The feature basis (Eqs. 2-6)."""
 
@@ -151,7 +161,7 @@ class Config(Section):
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     data: DataConfig
     model: ModelConfig = ModelConfig()
-    teacher: TrainingConfig = TrainingConfig()
+    teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
 
     @model_validator(mode="after")
@@ -197,8 +207,8 @@ def load_config(source: str | Path | None = None, overrides: list[str] | None = 
         ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
 
     Example:
-        >>> load_config("glyphs", ["student.steps=10"]).student.steps
-        10
+        >>> load_config("glyphs", ["student.lr=0.01"]).student.lr
+        0.01
         >>> load_config("glyphs", ["student.step=10"])
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?

@@ -33,6 +33,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _unit(x: Tensor) -> Tensor:
+    """Rows at unit length; the gradient of a zero row stays finite in half precision, too."""
+    return F.normalize(x, dim=1, eps=EPS)
+
+
 def ranking_loss(pos_dist: Tensor, neg_dist: Tensor, pos_margin: float, neg_margin: float) -> Tensor:
     """Contrastive ranking loss, Eq. 1: summed hinge over positive and negative pairs.
 
@@ -85,8 +90,8 @@ def basis_cross_entropy(
         tensor([0.6931])
     """
     if logit_scale is not None:
-        embeddings = logit_scale * F.normalize(at_least_float32(embeddings), dim=1)
-        basis = F.normalize(basis, dim=1)
+        embeddings = logit_scale * _unit(at_least_float32(embeddings))
+        basis = _unit(basis)
     return F.cross_entropy(basis_response(embeddings, basis), labels, reduction="none")
 
 
@@ -106,8 +111,8 @@ def basis_similarity(embeddings: Tensor, basis: Tensor, ref_emb: Tensor | None =
         tensor([[1., 1.],
                 [1., 1.]])
     """
-    query = F.normalize(basis_response(embeddings, basis), dim=1)
-    ref = query if ref_emb is None else F.normalize(basis_response(ref_emb, basis), dim=1)
+    query = _unit(basis_response(embeddings, basis))
+    ref = query if ref_emb is None else _unit(basis_response(ref_emb, basis))
     with torch.autocast(query.device.type, enabled=False):
         return query @ ref.t()
 
@@ -115,22 +120,27 @@ def basis_similarity(embeddings: Tensor, basis: Tensor, ref_emb: Tensor | None =
 def pair_moments(similarity: Tensor, mask: Tensor) -> Moments:
     """Mean and (population) variance of the masked similarities: one batch's Gaussian of Eq. 5.
 
+    A batch that overflowed, as mixed precision meets now and then, counts as not seen: it must not spoil
+    the statistics of all that follow.
+
     Args:
         similarity: (n, m).
         mask: (n, m), boolean.
 
     Returns:
-        Moments; mean and variance are 0 where the mask is empty, and `seen` says so.
+        Moments; mean and variance are 0 where the mask is empty, and `seen` is false there.
 
     Example:
         >>> pair_moments(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
         Moments(mean=tensor(0.5000), var=tensor(0.2500), seen=tensor(True))
     """
     count = mask.sum()
-    weight = mask / count.clamp(min=1)
-    mean = (similarity * weight).sum()
-    var = ((similarity - mean).square() * weight).sum()
-    return Moments(mean, var, count > 0)
+    usable = (count > 0) & torch.where(mask, similarity, 0.0).isfinite().all()
+    mask = mask & usable
+    share = count.clamp(min=1).to(similarity)
+    mean = torch.where(mask, similarity, 0.0).sum() / share
+    var = torch.where(mask, similarity - mean, 0.0).square().sum() / share
+    return Moments(mean, var, usable)
 
 
 def update_moments(
@@ -156,9 +166,9 @@ def update_moments(
         >>> update_moments(old, new, 0.9).mean
         tensor(0.1000)
     """
-    beta = torch.where(running.seen, momentum, 0.0)
 
     def blend(old: Tensor, now: Tensor) -> Tensor:
+        beta = torch.where(running.seen, torch.full_like(now, momentum), torch.zeros_like(now))
         value = (1 - beta) * now + beta * old
         if straight_through:
             value = value.detach() + (now - now.detach())

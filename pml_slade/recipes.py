@@ -4,9 +4,12 @@ Every row but the teacher starts from the teacher, takes the same number of step
 of images in them:
 
 - ``control``: the teacher trained on, on labeled images alone;
-- ``pseudo``: pseudo-labels from clustering, no basis;
-- ``slade``: pseudo-labels and the feature basis;
+- ``pseudo``: ranks pseudo-labeled images, too, labeled by clustering;
+- ``slade``: has the whole feature basis, with its regulariser on the pool, and its miner if asked;
 - ``oracle``: as ``slade``, with the pool's true labels: the most that better pseudo-labels could give.
+
+Eq. 3 classifies labeled images and needs no pool. All rows have it, so that a row shows what the pool adds to
+the row above; ``teacher.classifier=false`` leaves it to ``slade`` and ``oracle``, as in the paper's ablation.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_metric_learning.losses import MultipleLosses
 from pytorch_metric_learning.trainers import MetricLossOnly
 
 from . import builders
@@ -32,8 +36,11 @@ from .exceptions import ConfigError
 from .losses import FeatureBasisLoss
 from .miners import ThresholdPairMiner
 from .trainers import SelfTrainingTrainer
+from .trainers.self_training_trainer import with_unlabeled_loss
 
 logger = logging.getLogger("pml_slade")
+
+SUPERVISED = ("teacher", "control")
 
 Models = dict[str, torch.nn.Module]
 Losses = dict[str, torch.nn.Module]
@@ -53,12 +60,12 @@ class Setup:
         return self.config.teacher if row == "teacher" else self.config.student
 
     def images_a_step(self, row: str) -> int:
-        """Images a row sees in each step: the control makes up in labeled ones for the unlabeled."""
+        """Images a row sees in each step: the controls make up in labeled ones for the unlabeled."""
         settings = self.settings(row)
         if row == "teacher":
             return settings.batch_size
         together = settings.batch_size + self.config.student.unlabeled_batch_size
-        if row != "control":
+        if row not in SUPERVISED:
             return together
         return min(together, self.splits.labeled.num_classes * settings.images_per_class)
 
@@ -75,6 +82,8 @@ def check(setup: Setup, rows: list[Any]) -> None:
         raise ConfigError("rows: oracle needs the pool's true labels, and this pool has none.")
     for row in rows:
         losses, _ = _losses_and_miners(setup, row)
+        if row not in SUPERVISED:
+            with_unlabeled_loss(losses)
         _optimizers(setup, row, {}, losses)
 
 
@@ -93,7 +102,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
         "data_device": setup.device,
         "dataloader_num_workers": setup.config.data.num_workers,
     }
-    if row in ("teacher", "control"):
+    if row in SUPERVISED:
         trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
     else:
         student = setup.config.student
@@ -129,15 +138,25 @@ def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
     miners: dict[str, Any] = {}
     if settings.miner is not None:
         miners["tuple_miner"] = builders.build_miner(settings.miner, f"{stage}.miner")
-    if row in ("pseudo", "slade", "oracle") and student.unlabeled_loss is not None:
+    if row not in SUPERVISED and student.unlabeled_loss is not None:
         losses["unlabeled_metric_loss"] = builders.build_loss(
             student.unlabeled_loss, "student.unlabeled_loss"
         )
-    if row in ("slade", "oracle"):
-        losses["basis_loss"] = basis = FeatureBasisLoss(
-            **sizes, **student.basis.model_dump(exclude={"lr", "warmup"})
+    with_regularizer = row in ("slade", "oracle")
+    if not (with_regularizer or setup.config.teacher.classifier):
+        return losses, miners
+    basis_settings = student.basis.model_dump(exclude={"lr", "warmup"})
+    if not with_regularizer:
+        basis_settings["regularizer"] = None  # leaves Eq. 3
+    basis = FeatureBasisLoss(**sizes, **basis_settings)
+    if row in SUPERVISED:
+        losses["metric_loss"] = MultipleLosses(
+            {"ranking": losses["metric_loss"], "basis": basis},
+            weights={"ranking": 1.0, "basis": student.basis_weight},
         )
-        if student.mining == "eq7":
+    else:
+        losses["basis_loss"] = basis
+        if with_regularizer and student.mining == "eq7":
             miners["unlabeled_miner"] = ThresholdPairMiner(
                 basis, basis, distance=basis.similarity, collect_stats=True
             )
@@ -146,12 +165,15 @@ def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
 
 def _optimizers(setup: Setup, row: str, models: Models, losses: Losses) -> dict[str, torch.optim.Optimizer]:
     learning = models | {name: loss for name, loss in losses.items() if any(True for _ in loss.parameters())}
+    settings, basis_lr = setup.settings(row), setup.config.student.basis.lr
     return {
-        f"{name}_optimizer": builders.build_optimizer(
-            setup.settings(row), part, lr=setup.config.student.basis.lr if name == "basis_loss" else None
-        )
+        f"{name}_optimizer": builders.build_optimizer(settings, part, basis_lr if _has_basis(part) else None)
         for name, part in learning.items()
     }
+
+
+def _has_basis(part: torch.nn.Module) -> bool:
+    return any(isinstance(module, FeatureBasisLoss) for module in part.modules())
 
 
 def _loss_weights(setup: Setup, losses: Losses) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,11 @@ def first_of_item(item: Any) -> Any:
         >>> first_of_item(("image", 3)), first_of_item("image")
         ('image', 'image')
     """
+    if isinstance(item, Mapping):
+        raise DataError(
+            f"dataset items are mappings with keys {sorted(map(str, item))}: give data_getter, such as "
+            "operator.itemgetter('image'), so that no label slips through."
+        )
     return item[0] if isinstance(item, (tuple, list)) else item
 
 

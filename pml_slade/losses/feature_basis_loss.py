@@ -228,7 +228,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
                 f"labels must not be negative, got {labels.min().item()}; leave samples without a "
                 "label out of the batch."
             )
-        return labels
+        return labels.long()
 
     def _sub_loss_names(self) -> list[str]:
         return ["ce_loss", *([f"{self.regularizer}_loss"] if self.regularizer else [])]

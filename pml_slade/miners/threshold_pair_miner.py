@@ -108,8 +108,10 @@ class ThresholdPairMiner(BaseTupleMiner):
         similarity = sign * self.distance(embeddings, ref_emb)
         positive, negative = threshold_masks(similarity, *(sign * t for t in thresholds))  # Eq. 7
         if ref_emb is embeddings:
-            positive.fill_diagonal_(False)
-            negative.fill_diagonal_(False)
+            # A distance may round s_ij and s_ji differently; a pair counts when both are in.
+            positive = (positive & positive.t()).fill_diagonal_(False)
+            negative = (negative & negative.t()).fill_diagonal_(False)
+        negative &= ~positive  # thresholds may coincide in the precision of the similarities
         if self.use_labels:
             agree = labels[:, None] == ref_labels[None]
             positive, negative = positive & agree, negative & ~agree

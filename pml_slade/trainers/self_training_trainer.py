@@ -105,7 +105,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         self.unlabeled_batch_size = unlabeled_batch_size or batch_size
         self.unlabeled_sampler = unlabeled_sampler
         self.basis_warmup = basis_warmup
-        loss_funcs = _with_unlabeled_loss(loss_funcs)
+        loss_funcs = with_unlabeled_loss(loss_funcs)
         super().__init__(
             models=dict(models),
             optimizers=optimizers,
@@ -116,8 +116,10 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             loss_weights=_with_default_weights(loss_funcs, loss_weights),
             **kwargs,
         )
-        if basis_warmup and "basis_loss" not in self.loss_funcs:
-            raise ConfigError(f"basis_warmup={basis_warmup}, but loss_funcs has no basis_loss to warm up.")
+        if basis_warmup and not self._weighs("basis_loss"):
+            raise ConfigError(
+                f"basis_warmup={basis_warmup}, but there is no basis_loss to warm up, or its weight is 0."
+            )
         self._check_optimizers()
         self._check_pool()
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
@@ -128,6 +130,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         """Make both loaders; a raw pool gets its pseudo-labels here, before the first step."""
         if not isinstance(self.unlabeled_dataset, PseudoLabelDataset):
             self.unlabeled_dataset = self._label_pool()
+            self._check_pool()
         super().initialize_dataloader()
         sampler = self.unlabeled_sampler or self._default_unlabeled_sampler()
         self.unlabeled_dataloader = c_f.get_train_dataloader(
@@ -263,7 +266,10 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 f"unlabeled_dataset has {len(pool)} samples, fewer than one batch of "
                 f"{self.unlabeled_batch_size}: lower unlabeled_batch_size."
             )
-        if "basis_loss" not in self.loss_funcs or not isinstance(pool, PseudoLabelDataset):
+        if not isinstance(pool, PseudoLabelDataset):
+            self.num_clusters = self.num_clusters or self._default_num_clusters()
+            return
+        if "basis_loss" not in self.loss_funcs:
             return
         num_classes = self.loss_funcs["basis_loss"].num_classes
         if pool.labels.min() < num_classes:
@@ -295,7 +301,8 @@ class _DataGetter:
         return first_of_item(self.getter(item))
 
 
-def _with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+def with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Give the unlabeled side the labeled side's loss where it has none of its own."""
     if "metric_loss" not in loss_funcs:
         raise ConfigError(f'loss_funcs must contain "metric_loss", got {sorted(loss_funcs)}.')
     if "unlabeled_metric_loss" in loss_funcs:

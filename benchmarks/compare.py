@@ -1,7 +1,7 @@
 """Run a preset over several seeds and write its table into docs/results.md.
 
     python benchmarks/compare.py glyphs --seeds 0 1 2 3 4
-    python benchmarks/compare.py omniglot --seeds 0 1 2 data.root=FOLDER
+    python benchmarks/compare.py omniglot data.root=FOLDER --seeds 0 1 2
 
 FOLDER holds images_background and images_evaluation, Omniglot's official layout. What was stopped goes on
 with the same command; finished seeds are not run again.
@@ -54,13 +54,13 @@ def section(
 ) -> str:
     """The table with what it takes to get it again."""
     rows = list(runs[0])
-    command = ["python", "benchmarks/compare.py", preset, "--seeds", *map(str, seeds)]
-    if preset == "omniglot":
-        command.append("data.root=FOLDER")
+    root = ["data.root=FOLDER"] if preset == "omniglot" else []
+    numbers = ["--seeds", *map(str, seeds)]
+    command = ["python", "benchmarks/compare.py", preset, *root, *overrides, *numbers]
     changed = [o for o in overrides if not o.startswith("rows=")]
     parts = [
         f"## {', '.join([preset.capitalize(), *changed])}",
-        f"`{shlex.join([*command, *overrides])}`",
+        f"`{shlex.join(command)}`",
         f"Test classes, %; mean of {len(seeds)} seeds and half its 95 % interval (Student's t). Every row "
         "but the teacher starts from the teacher and sees as many images in as many steps. The best epoch is "
         "chosen on validation classes, held out of the labeled ones; the test classes are looked at once.",

@@ -8,6 +8,7 @@ import logging
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_metric_learning import losses, miners
 
@@ -29,7 +30,16 @@ MIN_CLASSES_FOR_VALIDATION = 10
 
 def build_device(config: Config) -> torch.device:
     """Return the device asked for; `auto` is the first GPU where there is one."""
-    name = config.device
+    return find_device(config.device)
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device by name.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -160,16 +170,28 @@ def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
 
 
 def build_optimizer(
-    stage: TrainingConfig, module: torch.nn.Module, lr: float | None = None
+    stage: TrainingConfig,
+    module: torch.nn.Module | list[dict[str, Any]],
+    lr: float | None = None,
+    key: str = "optimizer",
 ) -> torch.optim.Optimizer:
-    """Build the stage's optimizer for one module."""
-    kind: Any = getattr(torch.optim, stage.optimizer, None)
-    known = inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
-    if not known:
-        raise ConfigError(f"optimizer: torch.optim has no {stage.optimizer}; Adam, AdamW and SGD are usual.")
-    optimizer: torch.optim.Optimizer = kind(
-        module.parameters(), lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay
-    )
+    """Build the stage's optimizer for one module, or for parameter groups, each with an lr of its own."""
+    optimizers = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer"
+    }
+    kind: Any = optimizers.get(stage.optimizer)
+    if kind is None:
+        near = difflib.get_close_matches(stage.optimizer, optimizers, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
+    parameters = module.parameters() if isinstance(module, torch.nn.Module) else module
+    try:
+        optimizer: torch.optim.Optimizer = kind(
+            parameters, lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer
 
 
@@ -188,3 +210,15 @@ def check_batches(config: Config, splits: Splits) -> None:
             f"the pool has {len(splits.unlabeled)} images, fewer than "
             f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
         )
+    if (config.student.num_clusters or 0) > len(splits.unlabeled):
+        raise DataError(
+            f"student.num_clusters={config.student.num_clusters} is more than the pool's "
+            f"{len(splits.unlabeled)} images."
+        )
+
+
+def check_evaluation(splits: Splits) -> None:
+    """Refuse validation and test images among which nothing can be retrieved, before anything is trained."""
+    for name, part in (("validation", splits.validation), ("test", splits.test)):
+        if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:
+            raise DataError(f"{name}: no class has two images, so nothing can be retrieved.")

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
+from .builders import find_device
 from .checkpoints import write_atomic
 from .clustering import cluster as run_clustering
 from .clustering import embed as run_embedding
-from .config import load_config
+from .config import Config, load_config
 from .datasets.folders import open_images
 from .datasets.images import ImageDataset
-from .datasets.pseudo_label_dataset import first_of_item
+from .datasets.pseudo_label_dataset import LEFT_OUT, first_of_item
 from .datasets.transforms import transforms
 from .evaluation import evaluate as run_evaluation
 from .exceptions import ConfigError, SladeError
@@ -75,14 +76,12 @@ def train(
 ) -> None:
     """Train a teacher and a student; the same command goes on where it was stopped."""
     paths = {"data.labeled": labeled, "data.unlabeled": unlabeled, "data.test": test, "output": output}
-    given = [f"{key}={path}" for key, path in paths.items() if path is not None]
-    settings = load_config(config, [*given, *(overrides or [])])
+    given = {key: path for key, path in paths.items() if path is not None}
+    settings = load_config(config, overrides, given)
     if print_config:
         typer.echo(settings.to_yaml(), nl=False)
         return
-    _log(quiet, verbose)
-    pipeline = Pipeline(settings, progress=not quiet)
-    _show(pipeline.run(), pipeline.folder)
+    _run(settings, quiet, verbose)
 
 
 @app.command()
@@ -93,10 +92,8 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """The main job on letters that come with the package: learn Latin, retrieve other scripts."""
-    given = [f"seed={seed}", f"output=runs/demo-{seed}", *(overrides or [])]
-    _log(quiet, verbose)
-    pipeline = Pipeline(load_config("glyphs", given), progress=not quiet)
-    _show(pipeline.run(), pipeline.folder)
+    given = {"seed": seed, "output": f"runs/demo-{seed}"}
+    _run(load_config("glyphs", overrides, given), quiet, verbose)
 
 
 @app.command()
@@ -115,7 +112,7 @@ def embed(
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as file:
         np.savez(file, embeddings=vectors, names=_names(dataset))
-    console.print(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+    typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
 
 
 @app.command()
@@ -141,7 +138,7 @@ def evaluate(
         others = _class_names(found)
         names = np.concatenate([labels, others])
         result = run_evaluation(vectors, _numbers(labels, names), reference, _numbers(others, names))
-    table = Table("images", "classes", *METRICS, title=f"retrieval by {model}")
+    table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))
     table.add_row(str(len(labels)), str(len(np.unique(labels))), *(f"{result[m]:.1f}" for m in METRICS))
     console.print(table)
 
@@ -153,7 +150,9 @@ def cluster(
     num_clusters: Annotated[int, typer.Option("--num-clusters", "-k", min=1)],
     output: Annotated[Path, typer.Option("--output", "-o", help=".csv to write.")] = Path("clusters.csv"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    min_cluster_size: Annotated[int, typer.Option(min=1, help="Smaller clusters get label -1.")] = 1,
+    min_cluster_size: Annotated[
+        int, typer.Option(min=1, help="Images of smaller clusters are left out.")
+    ] = 1,
     device: Device = "auto",
     batch_size: BatchSize = 128,
     quiet: Quiet = False,
@@ -167,9 +166,11 @@ def cluster(
         writer = csv.writer(file)
         writer.writerow(["path", "label"])
         writer.writerows(
-            [Path(name).absolute(), label] for name, label in zip(_names(dataset), clusters.labels)
+            [Path(name).absolute(), label]
+            for name, label in zip(_names(dataset), clusters.labels)
+            if label != LEFT_OUT
         )
-    console.print(f"{clusters}; written to {output}")
+    typer.echo(f"{clusters}; written to {output}")
 
 
 def main() -> None:
@@ -177,11 +178,20 @@ def main() -> None:
     try:
         app()
     except SladeError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        typer.secho("error: ", fg="red", err=True, nl=False)
+        typer.echo(str(error), err=True)
         raise SystemExit(2) from None
+
+
+def _run(settings: Config, quiet: bool, verbose: bool) -> None:
+    _log(quiet, verbose)
+    pipeline = Pipeline(settings, progress=not quiet)
+    try:
+        results = pipeline.run()
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
-        raise SystemExit(130) from None
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    _show(results, pipeline.folder)
 
 
 def _log(quiet: bool, verbose: bool = False) -> None:
@@ -207,14 +217,13 @@ def _show(results: list[Result], folder: Path) -> None:
     console.print(table)
     text = markdown([f"{measured} classes, %", "steps", "images seen", *METRICS], rows)
     write_atomic(folder / "results.md", f"{text}\n".encode())
-    console.print(f"models, records and this table: {folder}", soft_wrap=True)
+    typer.echo(f"models, records and this table: {folder}")
 
 
 def _embed(
     model: Path, images: Path, labeled: bool, device: str, batch_size: int, quiet: bool
 ) -> tuple[ImageDataset, np.ndarray]:
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    loaded: LoadedModel = load_model(model, device=name)
+    loaded: LoadedModel = load_model(model, device=find_device(device))
     meta: dict[str, Any] = loaded.meta
     missing = [key for key in ("transform", "image_size", "mode") if key not in meta]
     if missing:

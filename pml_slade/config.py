@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ Row = Literal["teacher", "control", "pseudo", "slade", "oracle"]
 class Section(BaseModel):
     """Settings that belong together; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -176,7 +177,8 @@ class Config(Section):
                 raise ValueError(
                     f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}"
                 )
-        if {"slade", "oracle"} & set(self.rows) and self.student.basis.warmup >= self.student.steps:
+        with_basis = {"slade", "oracle"} | ({"pseudo"} if self.teacher.classifier else set())
+        if with_basis & set(self.rows) and self.student.basis.warmup >= self.student.steps:
             raise ValueError(
                 f"student.basis.warmup={self.student.basis.warmup} leaves nothing of "
                 f"student.steps={self.student.steps} to train the student in"
@@ -185,6 +187,13 @@ class Config(Section):
             raise ValueError(
                 "student.mining=eq7 reads its thresholds from the similarity statistics of the basis: "
                 "student.basis.regularizer must not be null"
+            )
+        together = self.student.batch_size + self.student.unlabeled_batch_size
+        if "control" in self.rows and together % self.student.images_per_class:
+            raise ValueError(
+                f"student.batch_size={self.student.batch_size} and "
+                f"student.unlabeled_batch_size={self.student.unlabeled_batch_size} must come to a multiple "
+                f"of student.images_per_class={self.student.images_per_class}: the control takes as many images"
             )
         if "teacher" not in self.rows:
             self.rows.insert(0, "teacher")
@@ -195,13 +204,18 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(source: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+def load_config(
+    source: str | Path | None = None,
+    overrides: list[str] | None = None,
+    values: dict[str, Any] | None = None,
+) -> Config:
     """Read settings from YAML and from ``key.sub=value`` overrides.
 
     Args:
         source: a YAML file, or the name of one that comes with the package (see `presets`); None starts
             from the defaults.
         overrides: values are YAML; they win over the file.
+        values: further settings by dotted key, taken as they are; they win over the file, too.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
@@ -213,14 +227,16 @@ def load_config(source: str | Path | None = None, overrides: list[str] | None = 
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?
     """
-    values = {} if source is None else _read(source)
+    settings = {"data": {}} if source is None else _read(source)
+    for key, value in (values or {}).items():
+        _assign(settings, key.split("."), value)
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is not an override: write key=value, student.lr=0.001 say.")
-        _assign(values, key.strip().split("."), _parse(text, override))
+        _assign(settings, key.strip().split("."), _parse(text, override))
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
 
@@ -240,7 +256,10 @@ def _read(source: str | Path) -> dict[str, Any]:
     if str(source) in presets():
         text = (resources.files("pml_slade") / "presets" / f"{source}.yaml").read_text()
     elif Path(source).is_file():
-        text = Path(source).read_text()
+        try:
+            text = Path(source).read_text()
+        except UnicodeDecodeError:
+            raise ConfigError(f"config: {source} is not a text file; give a YAML file.") from None
     else:
         raise ConfigError(f"config: no file {source}, and no preset of that name; presets: {presets()}.")
     values = _parse(text, str(source)) or {}
@@ -251,14 +270,18 @@ def _read(source: str | Path) -> dict[str, Any]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
-    # YAML 1.1 reads 1e-3 as a string.
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number; YAML 1.1 wants a dot in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:

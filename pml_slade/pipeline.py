@@ -79,8 +79,10 @@ class Pipeline:
 
     def run(self) -> list[Result]:
         """Train what is not trained yet, and return a result per row, in the order of `config.ROWS`."""
-        write_atomic(self.folder / "config.yaml", self.config.to_yaml().encode())
+        for stale in self.folder.rglob(".*.tmp"):  # what a killed run was about to write
+            stale.unlink()
         self._describe()
+        write_atomic(self.folder / "config.yaml", self.config.to_yaml().encode())
         results = []
         for row in (row for row in ROWS if row in self.config.rows):
             results.append(self._row(row))

@@ -36,7 +36,6 @@ from .exceptions import ConfigError
 from .losses import FeatureBasisLoss
 from .miners import ThresholdPairMiner
 from .trainers import SelfTrainingTrainer
-from .trainers.self_training_trainer import with_unlabeled_loss
 
 logger = logging.getLogger("pml_slade")
 
@@ -77,14 +76,21 @@ def check(setup: Setup, rows: list[Any]) -> None:
         ConfigError: a loss, miner or optimizer that cannot be built; an oracle without true labels.
         DataError: batches that the classes or the pool cannot fill.
     """
-    builders.check_batches(setup.config, setup.splits)
+    config = setup.config
+    builders.check_batches(config, setup.splits)
+    builders.check_evaluation(setup.splits)
     if "oracle" in rows and setup.splits.unlabeled.labels is None:
         raise ConfigError("rows: oracle needs the pool's true labels, and this pool has none.")
+    models = builders.build_models(config)
     for row in rows:
         losses, _ = _losses_and_miners(setup, row)
-        if row not in SUPERVISED:
-            with_unlabeled_loss(losses)
-        _optimizers(setup, row, {}, losses)
+        _optimizers(setup, row, models, losses)
+        ranking = losses["metric_loss"]
+        if row not in SUPERVISED and "unlabeled_metric_loss" not in losses and list(ranking.parameters()):
+            raise ConfigError(
+                f"student.loss: {config.student.loss.name} learns weights for the labeled classes and cannot "
+                "rank pseudo-labels: give student.unlabeled_loss, for example {name: ContrastiveLoss}."
+            )
 
 
 def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
@@ -103,6 +109,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
         "dataloader_num_workers": setup.config.data.num_workers,
     }
     if row in SUPERVISED:
+        _warn_of_fewer_images(setup, row)
         trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
     else:
         student = setup.config.student
@@ -122,6 +129,16 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
             for name, optimizer in trainer.optimizers.items()
         }
     return trainer
+
+
+def _warn_of_fewer_images(setup: Setup, row: str) -> None:
+    seen, fair = setup.images_a_step(row), setup.images_a_step("slade")
+    if row == "control" and seen < fair:
+        logger.warning(
+            "control: the labeled classes fill batches of %d images, not %d: it sees fewer images.",
+            seen,
+            fair,
+        )
 
 
 def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
@@ -165,15 +182,22 @@ def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
 
 def _optimizers(setup: Setup, row: str, models: Models, losses: Losses) -> dict[str, torch.optim.Optimizer]:
     learning = models | {name: loss for name, loss in losses.items() if any(True for _ in loss.parameters())}
-    settings, basis_lr = setup.settings(row), setup.config.student.basis.lr
+    settings, key = setup.settings(row), f"{'teacher' if row == 'teacher' else 'student'}.optimizer"
     return {
-        f"{name}_optimizer": builders.build_optimizer(settings, part, basis_lr if _has_basis(part) else None)
+        f"{name}_optimizer": builders.build_optimizer(settings, _groups(setup, part), key=key)
         for name, part in learning.items()
     }
 
 
-def _has_basis(part: torch.nn.Module) -> bool:
-    return any(isinstance(module, FeatureBasisLoss) for module in part.modules())
+def _groups(setup: Setup, part: torch.nn.Module) -> list[dict[str, Any]]:
+    """Parameters of a part, a basis in it with its own learning rate."""
+    bases = [m.W for m in part.modules() if isinstance(m, FeatureBasisLoss)]
+    others = [p for p in part.parameters() if all(p is not W for W in bases)]
+    groups: list[dict[str, Any]] = [
+        {"params": others},
+        {"params": bases, "lr": setup.config.student.basis.lr},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _loss_weights(setup: Setup, losses: Losses) -> dict[str, float]:

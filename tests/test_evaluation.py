@@ -27,9 +27,7 @@ def test_figures_are_those_of_the_loop(seed, n, classes):
 @pytest.mark.parametrize("seed", range(4))
 def test_figures_with_a_gallery_are_those_of_the_loop(seed):
     (query, labels), (gallery, gallery_labels) = draw(15, 4, seed), draw(40, 4, seed + 50)
-    expected = reference.retrieval(
-        query.tolist(), labels.tolist(), gallery.tolist(), gallery_labels.tolist()
-    )
+    expected = reference.retrieval(query.tolist(), labels.tolist(), gallery.tolist(), gallery_labels.tolist())
     got = evaluate(query, labels, gallery, gallery_labels)
     assert got == pytest.approx(expected, abs=1e-3)
 
@@ -44,9 +42,7 @@ def test_classes_with_a_single_image_are_distractors_and_no_queries():
 def test_queries_whose_class_the_gallery_lacks_do_not_count():
     (query, labels), (gallery, gallery_labels) = draw(15, 4, 0), draw(40, 3, 1)
     assert set(labels) - set(gallery_labels)
-    expected = reference.retrieval(
-        query.tolist(), labels.tolist(), gallery.tolist(), gallery_labels.tolist()
-    )
+    expected = reference.retrieval(query.tolist(), labels.tolist(), gallery.tolist(), gallery_labels.tolist())
     assert evaluate(query, labels, gallery, gallery_labels) == pytest.approx(expected, abs=1e-3)
 
 

@@ -103,7 +103,9 @@ def save_model(
         text = json.dumps(full)
     except TypeError as error:
         raise ConfigError(f"meta is not JSON: {error}. Pass strings, numbers, lists.") from error
-    header = {_KEY: text, "format_version": str(_FORMAT), "sha256": _digest(text, tensors)}
+    # One key: safetensors writes several in an order that changes from run to run.
+    envelope = {"format_version": _FORMAT, "sha256": _digest(text, tensors), "meta": text}
+    header = {_KEY: json.dumps(envelope)}
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / "model.safetensors"
@@ -162,20 +164,23 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 
 def _read_meta(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    version = header.get("format_version", "")
-    if _KEY not in header or not version.isdecimal():
+    try:
+        envelope = json.loads(header[_KEY])
+        version, text = int(envelope["format_version"]), envelope["meta"]
+    except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{path} is not a model that save_model wrote. To start a trunk from it, pass it as "
             "weights to build_trunk."
-        )
-    if int(version) > _FORMAT:
+        ) from None
+    if version > _FORMAT:
         raise CheckpointError(
             f"{path} has format {version}, and this version of pml_slade reads up to {_FORMAT}. "
             "Upgrade pml_slade."
         )
-    if header.get("sha256") != _digest(header[_KEY], tensors):
+    if envelope.get("sha256") != _digest(text, tensors):
         raise CheckpointError(f"{path} does not match its SHA-256. Restore it from a copy.")
-    return json.loads(header[_KEY])
+    meta: dict[str, Any] = json.loads(text)
+    return meta
 
 
 def _rebuild(meta: Mapping[str, Any]) -> LoadedModel:

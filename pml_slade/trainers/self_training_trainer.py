@@ -105,7 +105,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         self.unlabeled_batch_size = unlabeled_batch_size or batch_size
         self.unlabeled_sampler = unlabeled_sampler
         self.basis_warmup = basis_warmup
-        loss_funcs = with_unlabeled_loss(loss_funcs)
+        loss_funcs = _with_unlabeled_loss(loss_funcs)
         super().__init__(
             models=dict(models),
             optimizers=optimizers,
@@ -301,7 +301,7 @@ class _DataGetter:
         return first_of_item(self.getter(item))
 
 
-def with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+def _with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
     """Give the unlabeled side the labeled side's loss where it has none of its own."""
     if "metric_loss" not in loss_funcs:
         raise ConfigError(f'loss_funcs must contain "metric_loss", got {sorted(loss_funcs)}.')

@@ -367,6 +367,18 @@ def test_statistics_carry_no_graph_from_step_to_step(basis):
     assert not any(getattr(basis, name).requires_grad for name in STATISTICS)
 
 
+@pytest.mark.parametrize("spoilt", [0, 5], ids=["annotated", "pseudo"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_batch_that_overflowed_does_not_spoil_the_statistics_for_good(basis, spoilt, value):
+    # Mixed precision meets such batches now and then, and its gradient scaler skips their steps.
+    basis(*batch(LABELS["joint"]))
+    embeddings, labels = batch(LABELS["joint"])
+    embeddings[spoilt, 2] = value
+    basis(embeddings, labels)
+    assert basis(*batch(LABELS["joint"])).isfinite()
+    assert all(map(math.isfinite, statistics(basis)))
+
+
 def through_state_dict(loss):
     twin = make()
     twin.load_state_dict(loss.state_dict())

@@ -328,7 +328,7 @@ def test_use_labels_asks_for_labels():
     ],
 )
 def test_fixed_thresholds_that_overlap_or_touch_are_refused(distance, pos, neg):
-    with pytest.raises(ValueError, match="pos_threshold=.* and neg_threshold=.* overlap"):
+    with pytest.raises(ValueError, match=r"pos_threshold=.* and neg_threshold=.* overlap"):
         ThresholdPairMiner(pos, neg, distance=distance)
 
 
@@ -362,6 +362,19 @@ def test_thresholds_that_coincide_after_rounding_put_no_pair_in_both_sets(dtype)
     miner = ThresholdPairMiner(0.5 + 1e-9, 0.5, distance=HalfSimilar())
     positive, negative = as_sets(miner(torch.randn(3, SIZE).to(dtype)))
     assert not positive & negative
+
+
+@pytest.mark.parametrize("thresholds", [(0.5, 0.0), (0.9, 0.5)], ids=["at T1", "at T2"])
+def test_a_distance_that_rounds_unevenly_does_not_leave_a_pair_with_one_direction(thresholds):
+    class Uneven(CosineSimilarity):
+        """s_ij and s_ji in different last digits, as LpDistance gives them."""
+
+        def compute_mat(self, query_emb, ref_emb):
+            mat = torch.full((len(query_emb), len(ref_emb)), 0.5)
+            return mat + 1e-7 * (torch.ones_like(mat).triu() - torch.ones_like(mat).tril())
+
+    for pairs in as_sets(ThresholdPairMiner(*thresholds, distance=Uneven())(torch.randn(3, SIZE))):
+        assert pairs == {(j, i) for i, j in pairs}
 
 
 def test_objects_are_read_anew_at_each_call():

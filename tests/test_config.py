@@ -1,0 +1,292 @@
+"""Settings: what is read, what wins, and what every refusal says."""
+
+import re
+
+import pytest
+import yaml
+from images import drawings, png
+
+from pml_slade.config import ROWS, Config, load_config, presets
+from pml_slade.exceptions import ConfigError
+
+FOLDERS = ("data.labeled=a", "data.unlabeled=b")
+
+
+def own(*overrides):
+    return load_config(None, [*FOLDERS, *overrides])
+
+
+def refusal(*overrides, source=None):
+    """The message that these settings are refused with."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, [*(() if source else FOLDERS), *overrides])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads(name):
+    # omniglot alone needs to be told where its images are
+    config = load_config(name, ["data.root=somewhere"])
+    assert config.data.kind == name
+    assert config.rows[0] == "teacher"
+
+
+def test_folders_are_all_that_has_to_be_given():
+    config = own()
+    assert (str(config.data.labeled), str(config.data.unlabeled)) == ("a", "b")
+    assert config.rows == ["teacher", "slade"]
+    assert config.teacher.loss.name == "ContrastiveLoss"
+    assert config.teacher.loss.arguments == {"pos_margin": 0.0, "neg_margin": 0.5}
+    assert config.student.unlabeled_weight == 1.0
+    assert (config.student.mining, config.student.iterations, config.student.num_clusters) == (
+        "none",
+        1,
+        None,
+    )
+
+
+def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {labeled: a, unlabeled: b}\nstudent: {lr: 0.5, basis: {lr: 0.25}}\nseed: 3\n")
+    config = load_config(file, ["student.basis.lr=0.125", "seed=4", "seed=5"])
+    assert (config.student.lr, config.student.basis.lr, config.seed) == (0.5, 0.125, 5)
+
+
+def test_an_override_leaves_its_neighbours_at_their_defaults():
+    config = own("student.basis.momentum=0.5")
+    assert config.student.basis.momentum == 0.5
+    assert config.student.basis == Config.model_fields["student"].default.basis.model_copy(
+        update={"momentum": 0.5}
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("student.lr=1e-3", 1e-3),
+        ("student.lr=1", 1.0),
+        ("student.steps=500", 500),
+        ("student.num_clusters=null", None),
+        ("student.basis.regularizer=null", None),
+        ("student.basis.straight_through=false", False),
+        ("model.hidden_sizes=[64, 32]", [64, 32]),
+        ("data.labeled_alphabets=[Greek, Latin]", ["Greek", "Latin"]),
+        ("data.labeled_alphabets=7", 7),
+        ("rows=[teacher, pseudo]", ["teacher", "pseudo"]),
+        ("device=cuda:1", "cuda:1"),
+    ],
+)
+def test_values_are_yaml(override, value):
+    found = own(override)
+    for part in override.partition("=")[0].split("."):
+        found = getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("margin", ["1e-3", "0.001"])
+def test_a_number_for_a_loss_is_a_number_however_it_is_written(tmp_path, margin):
+    file = tmp_path / "run.yaml"
+    loss = f"{{name: TripletMarginLoss, margin: {margin}}}"
+    file.write_text(f"data: {{labeled: a, unlabeled: b}}\nteacher: {{loss: {loss}}}\n")
+    from_file = load_config(file)
+    from_key = own("teacher.loss.name=TripletMarginLoss", f"teacher.loss.margin={margin}")
+    from_mapping = own(f"teacher.loss={loss}")
+    for config in (from_file, from_key, from_mapping):
+        assert config.teacher.loss.arguments == {"margin": 0.001}
+
+
+def test_a_loss_takes_any_argument_and_drops_those_of_the_default():
+    loss = own("student.loss.name=TripletMarginLoss", "student.loss.margin=0.2").student.loss
+    assert (loss.name, loss.arguments) == ("TripletMarginLoss", {"margin": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("sead", "seed"),
+        ("data.labelled", "data.labeled"),
+        ("model.embeding_size", "model.embedding_size"),
+        ("teacher.batchsize", "teacher.batch_size"),
+        ("student.step", "student.steps"),
+        ("student.basis.regulariser", "student.basis.regularizer"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one_at_any_depth(typo, meant):
+    assert refusal(f"{typo}=1") == f"{typo}: unknown key; did you mean {meant}?"
+
+
+def test_all_wrong_settings_are_named_at_once():
+    message = refusal("student.steps=0", "teacher.lr=-1", "sead=1")
+    assert [line.partition(":")[0] for line in sorted(message.splitlines())] == [
+        "sead",
+        "student.steps",
+        "teacher.lr",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("student.steps", "many"),
+        ("student.steps", "1.5"),
+        ("student.steps", "0"),
+        ("teacher.lr", "0"),
+        ("teacher.lr", ".inf"),
+        ("teacher.lr", ".nan"),
+        ("teacher.images_per_class", "1"),
+        ("student.basis.momentum", "1.0"),
+        ("student.basis.variance_weight", "-1"),
+        ("student.basis.regularizer", "l2"),
+        ("student.num_clusters", "1"),
+        ("student.mining", "hard"),
+        ("data.validation_fraction", "1"),
+        ("data.image_size", "8"),
+        ("data.mode", "CMYK"),
+        ("data.kind", "movies"),
+        ("seed", "-1"),
+        ("epoch_steps", "0"),
+        ("teacher.loss", "TripletMarginLoss"),
+        ("model", "resnet50"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_key_and_itself(key, value):
+    message = refusal(f"{key}={value}")
+    assert message.startswith(f"{key}: ")
+    assert str(yaml.safe_load(value)) in message
+
+
+def test_an_unknown_row_is_refused_with_the_known_ones():
+    message = refusal("rows=[teacher, sclade]")
+    assert message.startswith("rows.1: ")
+    assert "'sclade'" in message
+    assert all(f"'{row}'" in message for row in ROWS)
+
+
+def test_a_missing_folder_is_named_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"^data\.unlabeled missing: give two folders.*data\.kind=glyphs"):
+        load_config(None, ["data.labeled=a"])
+    with pytest.raises(ConfigError, match=r"^data\.labeled and data\.unlabeled missing"):
+        load_config(None, ["data.test=a"])
+
+
+def test_settings_without_any_data_say_which_folders_are_missing():
+    with pytest.raises(ConfigError, match=r"data\.labeled and data\.unlabeled missing"):
+        load_config()
+
+
+def test_omniglot_without_a_root_is_refused():
+    assert "data.root missing: the folder that holds images_background" in refusal(source="omniglot")
+
+
+def test_a_loss_without_a_name_is_refused():
+    assert refusal("teacher.loss.margin=1").startswith("teacher.loss.name: missing")
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_steps_must_be_a_multiple_of_epoch_steps_where_they_are_more(stage):
+    own("epoch_steps=100", f"{stage}.steps=300")
+    own("epoch_steps=100", "student.basis.warmup=10", f"{stage}.steps=70")
+    message = refusal("epoch_steps=100", f"{stage}.steps=250")
+    assert message == f"{stage}.steps=250 must be a multiple of epoch_steps=100"
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_a_batch_must_be_a_multiple_of_the_images_per_class(stage):
+    message = refusal(f"{stage}.batch_size=10")
+    assert message == f"{stage}.batch_size=10 must be a multiple of {stage}.images_per_class=4"
+
+
+def test_a_joint_batch_that_the_control_cannot_fill_by_class_is_refused():
+    own("student.unlabeled_batch_size=30")
+    message = refusal("student.unlabeled_batch_size=30", "rows=[control]")
+    assert "student.unlabeled_batch_size=30" in message
+    assert "student.images_per_class=4" in message
+
+
+def test_a_warmup_that_leaves_a_plain_student_no_step_is_refused_where_it_has_a_classifier():
+    assert "student.basis.warmup=50" in refusal(
+        "student.steps=50", "student.basis.warmup=50", "rows=[pseudo]"
+    )
+
+
+@pytest.mark.parametrize("warmup", [50, 60])
+def test_a_warmup_that_leaves_no_step_is_refused(warmup):
+    message = refusal("student.steps=50", f"student.basis.warmup={warmup}")
+    assert f"student.basis.warmup={warmup}" in message
+    assert "student.steps=50" in message
+    plain = "teacher.classifier=false"
+    own("student.steps=50", f"student.basis.warmup={warmup}", "rows=[pseudo]", plain)
+    own("student.steps=50", f"student.basis.warmup={warmup}", "rows=[control]")
+    own("student.steps=50", "student.basis.warmup=49")
+
+
+def test_mining_by_eq7_needs_the_statistics_of_a_regularizer():
+    own("student.mining=eq7")
+    message = refusal("student.mining=eq7", "student.basis.regularizer=null")
+    assert "student.mining=eq7" in message
+    assert "student.basis.regularizer must not be null" in message
+
+
+def test_the_teacher_is_always_trained_and_defaults_are_not_shared():
+    assert own("rows=[slade]").rows == ["teacher", "slade"]
+    assert own("rows=[]").rows == ["teacher"]
+    assert own().rows == ["teacher", "slade"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("student.loss.name=MultiSimilarityLoss", "student.loss.alpha=2", "student.num_clusters=9"),
+        ("teacher.miner={name: MultiSimilarityMiner, epsilon: 0.2}", "model.hidden_sizes=[4]"),
+        ("output=runs/some where", "model.weights=null", "data.labeled_alphabets=[Greek]"),
+    ],
+)
+def test_resolved_settings_read_back_as_they_were(tmp_path, overrides):
+    config = own(*overrides)
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert load_config(file) == config
+    assert load_config(file).to_yaml() == config.to_yaml()
+
+
+@pytest.mark.parametrize("text", ["a: [1", "key: value: value", "\tseed: 1"])
+def test_a_file_that_is_not_yaml_is_named(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: not valid YAML"):
+        load_config(file)
+
+
+def test_an_image_given_for_a_config_is_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(png(drawings(1)[0][0]))
+    with pytest.raises(ConfigError, match=re.escape(str(file))):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("just words\n", "str"), ("3\n", "int")])
+def test_a_file_without_settings_is_refused(tmp_path, text, kind):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"must hold a mapping of settings, got {kind}"):
+        load_config(file)
+
+
+def test_a_missing_file_lists_the_presets():
+    with pytest.raises(ConfigError) as caught:
+        load_config("nowhere.yaml")
+    assert "nowhere.yaml" in str(caught.value)
+    assert all(name in str(caught.value) for name in presets())
+
+
+@pytest.mark.parametrize("text", ["student.lr", "=3", "student.lr:3"])
+def test_what_is_no_override_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match=r"is not an override: write key=value"):
+        load_config("glyphs", [text])
+
+
+def test_an_override_that_is_not_yaml_is_named():
+    with pytest.raises(ConfigError, match=r"rows=\[a: not valid YAML"):
+        load_config("glyphs", ["rows=[a"])

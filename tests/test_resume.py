@@ -1,0 +1,180 @@
+"""A run that is killed and started again ends exactly as one that was left alone."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from images import small_config, write_images
+from safetensors import safe_open
+
+SEED = 0
+KILLS = 10
+ROWS = ("teacher", "control", "pseudo", "slade")
+SETTINGS = (
+    f"rows=[{', '.join(ROWS)}]",
+    "student.schedule=cosine",
+    "student.iterations=2",
+    "student.mining=eq7",
+    "epoch_steps=2",
+    "teacher.steps=6",
+    "student.steps=6",
+)
+SHORT = (
+    "rows=[teacher, slade]",
+    "epoch_steps=2",
+    "student.basis.warmup=1",
+    "teacher.steps=4",
+    "student.steps=4",
+)
+
+
+def child(config, started=None, kill_at=None, before=True):
+    """Run in a process of its own; kill itself before or after it renames the n-th file."""
+    import torch
+
+    from pml_slade.pipeline import Pipeline
+
+    torch.set_num_threads(1)
+    replace, calls = os.replace, 0
+
+    def killing(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if before and calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args, **kwargs)
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_at is not None:
+        os.replace = killing
+    if started is not None:
+        started.set()
+    Pipeline(config, progress=False).run()
+
+
+@pytest.fixture(scope="module")
+def context():
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["pml_slade.pipeline", "pml_slade.config", "pytest"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def run(context, config, **kwargs):
+    """Run to the end, or to its own death; return the exit code."""
+    process = context.Process(target=child, args=(config,), kwargs=kwargs)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def outcome(folder):
+    """All that a run came to, file by file, in a form that can be compared exactly."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.parent.name == "checkpoints":  # a kill may leave one more of them
+            continue
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="np") as model:
+                found[name] = {key: model.get_tensor(key).tobytes() for key in sorted(model.keys())}
+                found[name]["header"] = model.metadata()
+        elif file.suffix == ".npy":
+            found[name] = np.load(file).tolist()
+        elif file.suffix == ".json":
+            found[name] = json.loads(file.read_text())
+        elif file.suffix == ".csv":
+            with file.open() as table:
+                found[name] = list(csv.reader(table))
+        elif "tfevents" not in name:
+            found[name] = file.is_file()
+    return found
+
+
+def assert_same(found, expected):
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+@pytest.fixture(scope="module")
+def unbroken(context, folders, tmp_path_factory):
+    """Outcome and duration of the run that nobody kills."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    config = small_config(folders, folder, *SETTINGS)
+    run(context, small_config(folders, folder.parent / "warm", *SHORT))  # starts the fork server
+    begun = time.monotonic()
+    assert run(context, config) == 0
+    return outcome(folder), time.monotonic() - begun
+
+
+def test_ten_kills_at_random_moments_change_nothing(context, folders, unbroken, tmp_path):
+    expected, duration = unbroken
+    rng = np.random.default_rng(SEED)
+    config = small_config(folders, tmp_path / "run", *SETTINGS)
+    killed, reached = 0, set()
+    for _ in range(KILLS):
+        started = context.Event()
+        process = context.Process(target=child, args=(config, started))
+        process.start()
+        assert started.wait(60)
+        time.sleep(rng.uniform(0, 0.35 * duration))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+        reached.add(sum((tmp_path / "run" / row).exists() for row in ROWS))
+    assert killed >= 4
+    assert len(reached) >= 2
+    assert run(context, config) == 0
+    assert_same(without_leftovers(outcome(tmp_path / "run")), expected)
+
+
+def without_leftovers(found):
+    """A kill between writing a file and giving it its name leaves it under a hidden one."""
+    return {name: content for name, content in found.items() if not name.endswith(".tmp")}
+
+
+@pytest.fixture(scope="module")
+def short(context, folders, tmp_path_factory):
+    """Outcome of a shorter run."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    assert run(context, small_config(folders, folder, *SHORT)) == 0
+    return outcome(folder)
+
+
+# config, environment; per row 2 checkpoints, model, result, results; clusters, labels; the last model
+WRITES = 2 + 2 * 5 + 2 + 1
+
+
+def test_the_number_of_writes_is_known(context, folders, tmp_path):
+    config = small_config(folders, tmp_path / "run", *SHORT)
+    assert run(context, config, kill_at=WRITES, before=False) == -signal.SIGKILL
+    assert run(context, small_config(folders, tmp_path / "other", *SHORT), kill_at=WRITES + 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("write", "before"),
+    [*((n, True) for n in range(1, WRITES + 1)), *((n, False) for n in (3, 4, 5, 9, WRITES))],
+)
+def test_a_kill_around_any_write_changes_nothing(context, folders, short, tmp_path, write, before):
+    config = small_config(folders, tmp_path / "run", *SHORT)
+    assert run(context, config, kill_at=write, before=before) == -signal.SIGKILL
+    assert run(context, config) == 0
+    assert_same(without_leftovers(outcome(tmp_path / "run")), short)
+
+
+def test_a_killed_write_leaves_no_hidden_file_once_the_run_is_done(context, folders, tmp_path):
+    config = small_config(folders, tmp_path / "run", *SHORT)
+    for write in (1, 4, 6):
+        assert run(context, config, kill_at=write, before=True) == -signal.SIGKILL
+    assert run(context, config) == 0
+    assert [p.name for p in (tmp_path / "run").rglob(".*")] == []

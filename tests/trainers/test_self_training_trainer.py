@@ -1,0 +1,748 @@
+"""SelfTrainingTrainer: Eq. 9 step by step, whose hooks it calls, and what it refuses."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.samplers import MPerClassSampler
+
+from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer, ThresholdPairMiner
+from pml_slade.exceptions import ConfigError, DataError
+
+NUM_CLASSES, SIZE = 2, 3
+
+
+class Counting(torch.nn.Module):
+    """A linear trunk that notes every batch it sees, and in which mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, SIZE)
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append((len(x), self.training))
+        return self.linear(x)
+
+
+class Built:
+    """A trainer and its parts."""
+
+    def __init__(self, trainer, models, loss_funcs, optimizers):
+        self.trainer, self.models = trainer, models
+        self.loss_funcs, self.optimizers = loss_funcs, optimizers
+        self.trunk, self.basis = models["trunk"], loss_funcs.get("basis_loss")
+
+    def weights(self):
+        return {k: [p.detach().clone() for p in m.parameters()] for k, m in self.models.items()}
+
+
+@pytest.fixture
+def build(images, pool):
+    """Make a trainer of tiny parts; any argument can be replaced."""
+
+    def make(lr=0.05, basis="default", embedder=False, loss_funcs=None, optimizers=None, **kwargs):
+        models = {"trunk": Counting()}
+        if embedder:
+            models["embedder"] = torch.nn.Linear(SIZE, SIZE)
+        loss_funcs = {"metric_loss": losses.ContrastiveLoss(), **(loss_funcs or {})}
+        if basis == "default":
+            basis = FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE)
+        if basis is not None:
+            loss_funcs["basis_loss"] = basis
+        made = {f"{k}_optimizer": torch.optim.SGD(m.parameters(), lr=lr) for k, m in models.items()}
+        for name, loss in loss_funcs.items():
+            if list(loss.parameters()):
+                made[f"{name}_optimizer"] = torch.optim.SGD(loss.parameters(), lr=lr)
+        for name, optimizer in (optimizers or {}).items():
+            made.pop(name, None)
+            if optimizer is not None:
+                made[name] = optimizer(models, loss_funcs)
+        settings = {
+            "batch_size": 8,
+            "dataset": images,
+            "unlabeled_dataset": pool,
+            "num_clusters": 3,
+            "dataloader_num_workers": 0,
+            **kwargs,
+        }
+        trainer = SelfTrainingTrainer(models, made, loss_funcs=loss_funcs, **settings)
+        return Built(trainer, models, loss_funcs, made)
+
+    return make
+
+
+def labeled_pool(pool, k=3, offset=NUM_CLASSES):
+    return PseudoLabelDataset(pool, [i % k for i in range(len(pool))], label_offset=offset)
+
+
+def record(trainer, *names):
+    """Keep what the trainer holds after each iteration."""
+    history = []
+
+    def hook(t):
+        assert t is trainer
+        history.append({k: torch.as_tensor(t.losses[k]).item() for k in names or t.losses})
+
+    trainer.end_of_iteration_hook = hook
+    return history
+
+
+def equal(before, after):
+    return all(torch.equal(x, y) for k in before for x, y in zip(before[k], after[k]))
+
+
+# It trains
+
+
+METRIC_LOSSES = {
+    "contrastive": lambda: ({"metric_loss": losses.ContrastiveLoss()}, {}),
+    "triplet": lambda: ({"metric_loss": losses.TripletMarginLoss(margin=0.5)}, {}),
+    "multi-similarity": lambda: (
+        {"metric_loss": losses.MultiSimilarityLoss()},
+        {"tuple_miner": miners.MultiSimilarityMiner()},
+    ),
+    "multi-similarity, mined on both sides": lambda: (
+        {"metric_loss": losses.MultiSimilarityLoss()},
+        {
+            "tuple_miner": miners.MultiSimilarityMiner(),
+            "unlabeled_miner": miners.MultiSimilarityMiner(),
+        },
+    ),
+    "proxy-anchor": lambda: (
+        {
+            "metric_loss": losses.ProxyAnchorLoss(NUM_CLASSES, SIZE),
+            "unlabeled_metric_loss": losses.ContrastiveLoss(),
+        },
+        {},
+    ),
+    "proxy-nca": lambda: (
+        {
+            "metric_loss": losses.ProxyNCALoss(NUM_CLASSES, SIZE),
+            "unlabeled_metric_loss": losses.ContrastiveLoss(),
+        },
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", METRIC_LOSSES)
+@pytest.mark.parametrize("embedder", [True, False], ids=["embedder", "trunk alone"])
+def test_two_epochs_train_every_parameter_with_any_pml_loss(build, kind, embedder):
+    loss_funcs, mining_funcs = METRIC_LOSSES[kind]()
+    built = build(loss_funcs=loss_funcs, mining_funcs=mining_funcs, embedder=embedder)
+    trained = {**built.models, **built.loss_funcs}
+    before = {k: [p.detach().clone() for p in m.parameters()] for k, m in trained.items()}
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=2)
+    assert len(history) == 2 * 3
+    assert all(np.isfinite(list(step.values())).all() for step in history)
+    assert {"metric_loss", "unlabeled_metric_loss", "basis_loss", "total_loss"} <= set(history[0])
+    for name, parameters in before.items():
+        for old, new in zip(parameters, trained[name].parameters()):
+            assert not torch.equal(old, new), name
+
+
+@pytest.mark.parametrize("regularizer", ["sd", "local_ce", "global_ce", None])
+def test_every_regularizer_trains(build, regularizer):
+    basis = FeatureBasisLoss(NUM_CLASSES, SIZE, regularizer=regularizer)
+    built = build(basis=basis)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=2)
+    assert all(step["basis_loss"] > 0 for step in history)
+    assert (basis.pos_batches > 0) == (regularizer is not None)
+
+
+def test_without_a_basis_it_is_plain_pseudo_labeling(build):
+    built = build(basis=None)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert set(history[0]) == {"metric_loss", "unlabeled_metric_loss", "total_loss"}
+    assert sorted(set(built.trainer.unlabeled_dataset.labels.tolist())) == [0, 1, 2]
+
+
+def test_in_a_real_run_the_loss_falls_and_classes_separate(build):
+    built = build(lr=0.1, loss_funcs={"metric_loss": losses.ContrastiveLoss()})
+    history = record(built.trainer, "total_loss")
+    built.trainer.train(num_epochs=30)
+    totals = [step["total_loss"] for step in history]
+    assert np.mean(totals[-6:]) < 0.7 * np.mean(totals[:6])
+
+
+# Eq. 9
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (None, (1, 1, 0.25)),
+        ({"basis_loss": 2.0}, (1, 1, 2.0)),
+        ({"metric_loss": 0.5, "unlabeled_metric_loss": 3.0}, (0.5, 3.0, 0.25)),
+        ({"unlabeled_metric_loss": 0}, (1, 0, 0.25)),
+        ({"basis_loss": 0}, (1, 1, 0)),
+    ],
+    ids=str,
+)
+def test_the_total_loss_of_each_step_is_eq_9(build, given, used):
+    built = build(lr=0.0, loss_weights=given)
+    trainer, twin = built.trainer, copy.deepcopy(built.basis)
+    batches, get_batch = [], trainer.get_batch
+
+    def spy():
+        batches.append(get_batch())
+        return batches[-1]
+
+    trainer.get_batch = spy
+    history = record(trainer)
+    trainer.train(num_epochs=1)
+    assert len(history) == 3
+    for step, ((data, labels), (pool_data, pool_labels)) in zip(history, batches):
+        f, g = built.trunk(data), built.trunk(pool_data)
+        rank = losses.ContrastiveLoss()
+        expected = used[0] * rank(f, labels) + used[1] * rank(g, pool_labels)
+        if used[2]:
+            joint = twin(torch.cat([f, g]), torch.cat([labels, pool_labels]))
+            expected = expected + used[2] * joint
+            assert step["basis_loss"] == pytest.approx(used[2] * joint.item(), rel=1e-4)
+        assert step["total_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_gradient_of_a_step_is_that_of_eq_9(build):
+    built = build(lr=0.1, iterations_per_epoch=1, embedder=True)
+    trainer, models, twin = built.trainer, copy.deepcopy(built.models), copy.deepcopy(built.basis)
+    batches, get_batch = [], trainer.get_batch
+    trainer.get_batch = lambda: batches.append(get_batch()) or batches[-1]
+    trainer.train(num_epochs=1)
+    (data, labels), (pool_data, pool_labels) = batches[0]
+    f, g = (models["embedder"](models["trunk"](x)) for x in (data, pool_data))
+    rank = losses.ContrastiveLoss()
+    total = rank(f, labels) + rank(g, pool_labels)
+    total = total + 0.25 * twin(torch.cat([f, g]), torch.cat([labels, pool_labels]))
+    total.backward()
+    for name, module in [*models.items(), ("basis_loss", twin)]:
+        trained = {**built.models, "basis_loss": built.basis}[name]
+        for old, new in zip(module.parameters(), trained.parameters()):
+            torch.testing.assert_close(new, old - 0.1 * old.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_default_weights_are_lambda_1_and_lambda_2(build):
+    weights = build().trainer.loss_weights
+    assert weights == {"metric_loss": 1, "unlabeled_metric_loss": 1, "basis_loss": 0.25}
+
+
+def test_there_is_one_joint_forward_a_step(build, pool):
+    built = build(unlabeled_dataset=labeled_pool(pool), unlabeled_batch_size=12)
+    built.trainer.train(num_epochs=2)
+    assert built.trunk.calls == [(8 + 12, True)] * 6
+
+
+def test_the_unlabeled_loss_is_the_labeled_one_unless_given(build):
+    built = build()
+    assert built.trainer.loss_funcs["unlabeled_metric_loss"] is built.loss_funcs["metric_loss"]
+    other = losses.TripletMarginLoss()
+    built = build(loss_funcs={"unlabeled_metric_loss": other})
+    assert built.trainer.loss_funcs["unlabeled_metric_loss"] is other
+
+
+def test_the_callers_dictionaries_are_left_as_they_were(images, pool):
+    models, basis = {"trunk": Counting()}, FeatureBasisLoss(NUM_CLASSES, SIZE)
+    loss_funcs = {"metric_loss": losses.ContrastiveLoss(), "basis_loss": basis}
+    weights, optimizers = {"basis_loss": 0.5}, {
+        "trunk_optimizer": torch.optim.SGD(models["trunk"].parameters(), lr=0.1),
+        "basis_loss_optimizer": torch.optim.SGD(basis.parameters(), lr=0.1),
+    }  # fmt: skip
+    given = [models, optimizers, loss_funcs, weights]
+    before = [dict(d) for d in given]
+    SelfTrainingTrainer(models, optimizers, 8, loss_funcs, images, pool, 3, loss_weights=weights)
+    assert [dict(d) for d in given] == before
+
+
+# Warm-up
+
+
+def test_warm_up_trains_the_basis_alone_then_everything(build):
+    built = build(basis_warmup=4, embedder=True)
+    models_before, W_before = built.weights(), built.basis.W.detach().clone()
+    seen = []
+
+    def hook(t):
+        seen.append((equal(models_before, built.weights()), {k: float(v) for k, v in t.losses.items()}))
+
+    built.trainer.end_of_iteration_hook = hook
+    built.trainer.train(num_epochs=2)
+    assert [untouched for untouched, _ in seen] == [True] * 4 + [False] * 2
+    assert not torch.equal(built.basis.W, W_before)
+    for untouched, step in seen:
+        assert step["basis_loss"] > 0
+        assert (step["metric_loss"] == 0) == untouched
+        assert (step["unlabeled_metric_loss"] == 0) == untouched
+
+
+def test_weight_decay_and_momentum_leave_the_models_alone_during_warm_up(build):
+    def adamw(models, _):
+        return torch.optim.AdamW(models["trunk"].parameters(), lr=0.1, weight_decay=0.5)
+
+    built = build(basis_warmup=3, optimizers={"trunk_optimizer": adamw})
+    before = built.weights()
+    built.trainer.train(num_epochs=1)
+    assert equal(before, built.weights())
+
+
+def test_a_later_start_epoch_does_not_warm_up_again(build):
+    built = build(basis_warmup=3)
+    before = built.weights()
+    built.trainer.train(start_epoch=2, num_epochs=2)
+    assert not equal(before, built.weights())
+
+
+@pytest.mark.parametrize("settings", [{"basis": None}, {"loss_weights": {"basis_loss": 0}}], ids=str)
+def test_warm_up_without_a_basis_to_train_is_refused(build, settings):
+    with pytest.raises(ConfigError, match="basis_warmup"):
+        build(basis_warmup=2, **settings)
+
+
+# The pool
+
+
+class Teacher(torch.nn.Module):
+    """Puts the sign of one coordinate forward."""
+
+    def __init__(self, coordinate):
+        super().__init__()
+        self.coordinate, self.calls = coordinate, 0
+
+    def forward(self, x):
+        self.calls += 1
+        assert not self.training
+        return torch.stack([x[:, self.coordinate], 4 - x[:, self.coordinate]], dim=1)
+
+
+def test_a_raw_pool_is_labeled_by_the_teacher_before_the_first_step(build, pool):
+    teacher = Teacher(1)
+    built = build(teacher=teacher, num_clusters=2)
+    assert teacher.calls == 0
+    first = []
+
+    def hook(t):
+        first.append((teacher.calls, isinstance(t.unlabeled_dataset, PseudoLabelDataset)))
+
+    built.trainer.end_of_iteration_hook = hook
+    built.trainer.train(num_epochs=2)
+    assert first == [(1, True)] * 6
+    labels = built.trainer.unlabeled_dataset.labels
+    assert set(labels.tolist()) == {NUM_CLASSES, NUM_CLASSES + 1}
+    assert len(set(labels[1::3].tolist())) == 1
+    assert set(labels[::3].tolist()) == set(labels[2::3].tolist()) != set(labels[1::3].tolist())
+    assert teacher.training
+
+
+def test_a_teacher_may_be_a_dictionary_of_trunk_and_embedder(build):
+    teacher = {"embedder": torch.nn.Identity(), "trunk": Teacher(0)}
+    built = build(teacher=teacher, num_clusters=2)
+    built.trainer.train(num_epochs=1)
+    assert teacher["trunk"].calls == 1
+    labels = built.trainer.unlabeled_dataset.labels
+    assert len(set(labels[::3].tolist())) == 1
+
+
+def test_the_default_teacher_is_the_models_as_they_come(build, pool):
+    built = build(embedder=True)
+    embeddings = built.models["embedder"](built.trunk(torch.stack(pool))).detach().numpy()
+    expected = PseudoLabelDataset.from_teacher(
+        list(torch.tensor(embeddings)), torch.nn.Identity(), 3, progress=False
+    )
+    built.trainer.train(num_epochs=1)
+    assert np.array_equal(built.trainer.unlabeled_dataset.labels - NUM_CLASSES, expected.labels)
+    assert built.trunk.calls[1] == (len(pool), False)
+
+
+def test_a_pseudo_labeled_pool_is_used_as_it_is(build, pool):
+    given = labeled_pool(pool)
+    built = build(unlabeled_dataset=given, teacher=Teacher(0))
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset is given
+    assert built.trainer.teacher.calls == 0
+
+
+def test_training_on_keeps_the_pseudo_labels(build):
+    teacher = Teacher(0)
+    built = build(teacher=teacher)
+    built.trainer.train(num_epochs=1)
+    given = built.trainer.unlabeled_dataset
+    built.trainer.train(start_epoch=2, num_epochs=2)
+    assert built.trainer.unlabeled_dataset is given
+    assert teacher.calls == 1
+
+
+def test_the_clustering_dataset_is_clustered_in_place_of_the_pool(build, pool):
+    noisy = [torch.randn(4) for _ in pool]
+    built = build(unlabeled_dataset=noisy, clustering_dataset=pool, teacher=torch.nn.Identity())
+    built.trainer.train(num_epochs=1)
+    labels = built.trainer.unlabeled_dataset.labels
+    assert all(len(set(labels[k::3].tolist())) == 1 for k in range(3))
+    assert torch.equal(built.trainer.unlabeled_dataset[0][0], noisy[0])
+
+
+def test_cluster_kwargs_reach_the_clustering(build):
+    built = build(cluster_kwargs={"max_points_per_centroid": 4})
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset.clusters.trained_on == 12
+
+
+def test_unlabeled_batches_hold_four_images_of_each_pseudo_class(build, pool):
+    built = build(unlabeled_dataset=labeled_pool(pool))
+    batches, get_batch = [], built.trainer.get_batch
+    built.trainer.get_batch = lambda: batches.append(get_batch()) or batches[-1]
+    built.trainer.train(num_epochs=2)
+    for _, (_, labels) in batches:
+        assert labels.unique(return_counts=True)[1].tolist() == [4, 4]
+
+
+def test_too_few_pseudo_classes_for_that_are_shuffled_with_a_warning(build, pool, caplog):
+    with caplog.at_level(logging.WARNING, logger="pml_slade"):
+        build(unlabeled_dataset=labeled_pool(pool, k=1)).trainer.train(num_epochs=1)
+    assert "shuffling" in caplog.text
+
+
+def test_a_sampler_of_ones_own_is_used(build, pool):
+    given = labeled_pool(pool)
+    sampler = MPerClassSampler(given.labels, 2, 6, length_before_new_iter=18)
+    built = build(unlabeled_dataset=given, unlabeled_sampler=sampler, unlabeled_batch_size=6)
+    batches, get_batch = [], built.trainer.get_batch
+    built.trainer.get_batch = lambda: batches.append(get_batch()) or batches[-1]
+    built.trainer.train(num_epochs=2)
+    for _, (_, labels) in batches:
+        assert labels.unique(return_counts=True)[1].tolist() == [2, 2, 2]
+
+
+def test_a_short_pool_starts_over_within_an_epoch(build, pool):
+    built = build(unlabeled_dataset=labeled_pool(pool[:9]), iterations_per_epoch=10)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert len(history) == 10
+
+
+class Labeled(list):
+    """A dataset that knows its labels, as torchvision's do."""
+
+    @property
+    def targets(self):
+        return [label for _, label in self]
+
+
+def test_num_clusters_defaults_to_clusters_as_large_as_labeled_classes(build, images):
+    built = build(dataset=Labeled(images), num_clusters=None)
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset.clusters.requested == 3  # 36 images, 12 a class
+    built = build(num_clusters=None, dataset_labels=[y for _, y in images])
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset.clusters.requested == 3
+
+
+def test_pseudo_labels_begin_above_the_annotated_classes(build, images):
+    wide = FeatureBasisLoss(num_classes=9, embedding_size=SIZE)
+    built = build(basis=wide)
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset.labels.min() == 9
+    built = build(basis=None, dataset=Labeled(images))
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset.labels.min() == NUM_CLASSES
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_getter_serves_datasets_of_dictionaries(build, images, pool, raw):
+    as_dicts = [{"image": x, "target": y} for x, y in images]
+    unlabeled = [{"image": x, "target": 777} for x in pool]
+    if not raw:
+        unlabeled = PseudoLabelDataset(
+            unlabeled, [i % 3 for i in range(36)], NUM_CLASSES, lambda item: item["image"]
+        )
+    built = build(
+        dataset=as_dicts,
+        unlabeled_dataset=unlabeled,
+        data_and_label_getter=lambda batch: (batch["image"], batch["target"]),
+    )
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert len(history) == 3
+    assert 777 not in built.trainer.unlabeled_dataset.labels
+
+
+def test_labels_that_do_not_start_at_zero_are_renumbered_by_pml(build, images):
+    shifted = [(x, y + 40) for x, y in images]
+    built = build(dataset=shifted, dataset_labels=[y for _, y in shifted], set_min_label_to_zero=True)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert all(step["basis_loss"] > 0 for step in history)
+
+
+# Mining
+
+
+def test_each_miner_sees_its_own_side_with_its_labels(build, pool):
+    seen = {"tuple_miner": [], "unlabeled_miner": []}
+
+    def spy(name):
+        def mine(embeddings, labels):
+            seen[name].append((len(embeddings), labels.min().item(), labels.max().item()))
+            return miners.MultiSimilarityMiner()(embeddings, labels)
+
+        return mine
+
+    built = build(
+        mining_funcs={name: spy(name) for name in seen},
+        unlabeled_dataset=labeled_pool(pool),
+        unlabeled_batch_size=12,
+    )
+    built.trainer.train(num_epochs=1)
+    assert seen == {"tuple_miner": [(8, 0, 1)] * 3, "unlabeled_miner": [(12, 2, 4)] * 3}
+
+
+def test_a_basis_gives_an_unlabeled_miner_its_thresholds(build):
+    basis = FeatureBasisLoss(NUM_CLASSES, SIZE)
+    miner = ThresholdPairMiner(basis, basis, distance=basis.similarity)
+    built = build(basis=basis, mining_funcs={"unlabeled_miner": miner})
+    used, mine = [], miner.mine
+
+    def spy(*args):
+        pairs = mine(*args)
+        used.append((basis.thresholds(), miner.current_thresholds(), len(pairs[0]), len(pairs[2])))
+        return pairs
+
+    miner.mine = spy
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=10)
+    assert len(used) == len(history) == 30
+    for thresholds, current, num_pos, num_neg in used:
+        assert thresholds == current
+        assert (num_pos + num_neg > 0) == (thresholds is not None)
+    assert any(num_pos and num_neg for *_, num_pos, num_neg in used)
+    assert all(np.isfinite(list(step.values())).all() for step in history)
+
+
+@pytest.mark.parametrize(
+    "loss_cls", [losses.ContrastiveLoss, losses.MultiSimilarityLoss, losses.ProxyAnchorLoss]
+)
+def test_where_nothing_is_mined_the_unlabeled_loss_is_zero_not_that_of_all_pairs(build, loss_cls):
+    # Three pseudo-classes above the annotated ones; proxies take "no pair" for "no preference".
+    proxies = loss_cls is losses.ProxyAnchorLoss
+    loss = loss_cls(NUM_CLASSES + 3, SIZE) if proxies else loss_cls()
+    built = build(
+        loss_funcs={"unlabeled_metric_loss": loss},
+        mining_funcs={"unlabeled_miner": ThresholdPairMiner(2, -2)},
+    )
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert [step["unlabeled_metric_loss"] for step in history] == [0, 0, 0]
+
+
+# PML's own ways
+
+
+def test_hooks_are_called_with_the_trainer_and_may_end_the_run(build):
+    calls = []
+
+    def end_of_epoch(t):
+        calls.append(("epoch", t.epoch, isinstance(t, SelfTrainingTrainer)))
+        return t.epoch < 2
+
+    def end_of_iteration(t):
+        calls.append(("iteration", t.iteration, t.losses["total_loss"].item() > 0))
+
+    built = build(end_of_epoch_hook=end_of_epoch, end_of_iteration_hook=end_of_iteration)
+    built.trainer.train(num_epochs=5)
+    iterations = [("iteration", i, True) for i in range(3)]
+    assert calls == [*iterations, ("epoch", 1, True), *iterations, ("epoch", 2, True)]
+
+
+def test_schedulers_step_by_iteration_and_by_epoch(build, images, pool):
+    built = build(lr=1e-3)
+    by_iteration = torch.optim.lr_scheduler.StepLR(built.optimizers["trunk_optimizer"], 1, gamma=0.5)
+    by_epoch = torch.optim.lr_scheduler.StepLR(built.optimizers["basis_loss_optimizer"], 1, gamma=0.1)
+    trainer = SelfTrainingTrainer(
+        built.models,
+        built.optimizers,
+        8,
+        built.loss_funcs,
+        images,
+        pool,
+        3,
+        dataloader_num_workers=0,
+        lr_schedulers={
+            "trunk_scheduler_by_iteration": by_iteration,
+            "basis_loss_scheduler_by_epoch": by_epoch,
+        },
+    )
+    trainer.train(num_epochs=2)
+    assert by_iteration.get_last_lr() == pytest.approx([1e-3 * 0.5**6])
+    assert by_epoch.get_last_lr() == pytest.approx([1e-3 * 0.1**2])
+
+
+def test_gradient_clippers_are_called_each_step(build):
+    calls = []
+    clippers = {"trunk_grad_clipper": lambda: calls.append("trunk"), "basis_loss_grad_clipper": list}
+    build(gradient_clippers=clippers).trainer.train(num_epochs=2)
+    assert calls == ["trunk"] * 6
+
+
+@pytest.mark.parametrize("frozen", ["trunk", "embedder", "basis_loss"])
+def test_what_is_frozen_does_not_move_and_the_rest_does(build, frozen):
+    built = build(embedder=True, freeze_these=(frozen,))
+    parts = {**built.models, "basis_loss": built.basis}
+    before = {k: copy.deepcopy(m.state_dict()) for k, m in parts.items()}
+    built.trainer.train(num_epochs=2)
+    for name, part in parts.items():
+        same = all(torch.equal(v, before[name][k]) for k, v in part.state_dict().items())
+        assert same == (name == frozen), name
+
+
+def test_a_frozen_basis_needs_no_optimizer(build):
+    built = build(freeze_these=("basis_loss",), optimizers={"basis_loss_optimizer": None})
+    before = built.basis.W.detach().clone()
+    built.trainer.train(num_epochs=1)
+    assert torch.equal(built.basis.W, before)
+
+
+def test_one_optimizer_may_hold_model_and_basis(build):
+    def both(models, loss_funcs):
+        parameters = [*models["trunk"].parameters(), *loss_funcs["basis_loss"].parameters()]
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    built = build(optimizers={"trunk_optimizer": both, "basis_loss_optimizer": None})
+    before = built.basis.W.detach().clone()
+    built.trainer.train(num_epochs=1)
+    assert not torch.equal(built.basis.W, before)
+
+
+def test_a_sampler_and_iterations_per_epoch_are_pml_s(build, images):
+    sampler = MPerClassSampler([y for _, y in images], 4, 8, length_before_new_iter=24)
+    built = build(sampler=sampler, iterations_per_epoch=5)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=2)
+    assert len(history) == 10
+
+
+def test_two_loader_workers_serve(build):
+    built = build(dataloader_num_workers=2)
+    history = record(built.trainer)
+    built.trainer.train(num_epochs=1)
+    assert len(history) == 3
+    # Workers that are left to the garbage collector take seconds to go.
+    built.trainer.dataloader_iter = built.trainer.unlabeled_dataloader_iter = None
+
+
+def test_losses_are_moved_to_the_data_device(build):
+    built = build(data_device=torch.device("cpu"))
+    assert built.basis.W.device == torch.device("cpu")
+    built.trainer.train(num_epochs=1)
+
+
+# What it refuses
+
+
+def test_a_basis_without_an_optimizer_is_refused(build):
+    with pytest.raises(ConfigError, match=r'no optimizer holds.*basis_loss.*"basis_loss_optimizer"'):
+        build(optimizers={"basis_loss_optimizer": None})
+
+
+def test_proxies_without_an_optimizer_are_refused(build):
+    loss_funcs, _ = METRIC_LOSSES["proxy-anchor"]()
+    with pytest.raises(ConfigError, match='"metric_loss_optimizer"'):
+        build(loss_funcs=loss_funcs, optimizers={"metric_loss_optimizer": None})
+
+
+@pytest.mark.parametrize("kind", ["proxy-anchor", "proxy-nca"])
+def test_a_proxy_loss_alone_is_refused_for_pseudo_labels(build, kind):
+    loss_funcs, _ = METRIC_LOSSES[kind]()
+    del loss_funcs["unlabeled_metric_loss"]
+    with pytest.raises(ConfigError, match='add "unlabeled_metric_loss", for example ContrastiveLoss'):
+        build(loss_funcs=loss_funcs)
+
+
+def test_loss_funcs_without_a_metric_loss_are_refused(images, pool):
+    basis = FeatureBasisLoss(NUM_CLASSES, SIZE)
+    with pytest.raises(ConfigError, match='must contain "metric_loss"'):
+        SelfTrainingTrainer({"trunk": Counting()}, {}, 8, {"basis_loss": basis}, images, pool, 3)
+
+
+def test_weights_of_unknown_losses_are_refused(build):
+    with pytest.raises(ConfigError, match=r"loss_weights: .*lambda_2"):
+        build(loss_weights={"lambda_2": 0.5})
+
+
+def test_unknown_loss_names_are_refused_by_pml(build):
+    with pytest.raises(AssertionError, match="loss_funcs keys must be one of"):
+        build(loss_funcs={"ranking_loss": losses.ContrastiveLoss()})
+
+
+@pytest.mark.parametrize("offset", [0, NUM_CLASSES - 1])
+def test_pseudo_labels_that_collide_with_true_ones_are_refused(build, pool, offset):
+    with pytest.raises(DataError, match=f"label_offset={NUM_CLASSES}"):
+        build(unlabeled_dataset=labeled_pool(pool, offset=offset))
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_labels_outside_the_annotated_classes_are_refused(build, images, shift):
+    built = build(dataset=[(x, y + shift) for x, y in images])
+    with pytest.raises(DataError, match=r"labels must be 0..num_classes-1"):
+        built.trainer.train(num_epochs=1)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_pool_smaller_than_a_batch_is_refused_at_once(build, pool, raw):
+    small = pool[:7] if raw else labeled_pool(pool[:7])
+    with pytest.raises(DataError, match="7 samples, fewer than one batch of 8"):
+        build(unlabeled_dataset=small)
+    build(unlabeled_dataset=small, unlabeled_batch_size=4).trainer.train(num_epochs=1)
+
+
+def test_a_pool_that_clustering_leaves_smaller_than_a_batch_is_refused(build):
+    pool = [torch.tensor([1.0, 0, 0, 0])] * 6 + [torch.randn(4) for _ in range(10)]
+    built = build(
+        unlabeled_dataset=pool,
+        teacher=torch.nn.Identity(),
+        num_clusters=11,
+        cluster_kwargs={"min_cluster_size": 5, "nredo": 5},
+    )
+    with pytest.raises(DataError, match="fewer than one batch of 8"):
+        built.trainer.train(num_epochs=1)
+
+
+@pytest.mark.parametrize("bad", [None, 5, iter([])])
+def test_a_pool_that_is_not_map_style_is_refused(build, bad):
+    with pytest.raises(DataError, match="unlabeled_dataset must be a map-style dataset"):
+        build(unlabeled_dataset=bad)
+
+
+def test_a_missing_number_of_clusters_that_nothing_suggests_is_refused(build):
+    with pytest.raises(ConfigError, match="num_clusters was not given"):
+        build(num_clusters=None).trainer.train(num_epochs=1)
+
+
+def test_more_clusters_than_the_pool_has_samples_are_refused(build):
+    with pytest.raises(DataError, match=r"num_clusters must be.*36"):
+        build(num_clusters=37).trainer.train(num_epochs=1)
+
+
+def test_images_of_two_sizes_are_refused(build):
+    pool = PseudoLabelDataset([torch.randn(5)] * 12, [0, 1, 2] * 4, label_offset=NUM_CLASSES)
+    with pytest.raises(DataError, match="their transforms must give one size"):
+        build(unlabeled_dataset=pool).trainer.train(num_epochs=1)
+
+
+def test_a_basis_of_another_embedding_size_is_refused(build):
+    built = build(basis=FeatureBasisLoss(NUM_CLASSES, SIZE + 1))
+    with pytest.raises(ValueError, match=f"embedding_size={SIZE + 1}"):
+        built.trainer.train(num_epochs=1)
+
+
+def test_a_teacher_that_diverged_is_refused_before_any_training(build):
+    built = build(teacher=torch.nn.Linear(4, 3))
+    torch.nn.init.constant_(built.trainer.teacher.weight, float("nan"))
+    before = built.weights()
+    with pytest.raises(DataError, match="not finite"):
+        built.trainer.train(num_epochs=1)
+    assert equal(before, built.weights())

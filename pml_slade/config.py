@@ -193,7 +193,7 @@ class Config(Section):
             raise ValueError(
                 f"student.batch_size={self.student.batch_size} and "
                 f"student.unlabeled_batch_size={self.student.unlabeled_batch_size} must come to a multiple "
-                f"of student.images_per_class={self.student.images_per_class}: the control takes as many images"
+                f"of student.images_per_class={self.student.images_per_class}: the control takes as many"
             )
         if "teacher" not in self.rows:
             self.rows.insert(0, "teacher")

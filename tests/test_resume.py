@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 from images import small_config, write_images
-from safetensors import safe_open
 
 SEED = 0
 KILLS = 10
@@ -86,9 +85,7 @@ def outcome(folder):
         if file.parent.name == "checkpoints":  # a kill may leave one more of them
             continue
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="np") as model:
-                found[name] = {key: model.get_tensor(key).tobytes() for key in sorted(model.keys())}
-                found[name]["header"] = model.metadata()
+            found[name] = file.read_bytes()
         elif file.suffix == ".npy":
             found[name] = np.load(file).tolist()
         elif file.suffix == ".json":

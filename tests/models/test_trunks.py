@@ -9,7 +9,7 @@ from pml_slade.models import ConvNet, build_model, build_trunk, resolve_trunk_na
 
 # One for each way in which torchvision writes its head.
 TRUNKS = [
-    ("convnet", 256),
+    ("convnet", 512),
     ("resnet18", 512),
     ("torchvision/mobilenet_v3_small", 1024),
     ("squeezenet1_1", 512),

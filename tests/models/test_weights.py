@@ -71,7 +71,7 @@ def test_the_heads_of_self_supervised_files_are_left_out_and_reported(tmp_path, 
 
 
 def test_a_model_that_save_model_wrote_starts_a_trunk(tmp_path, trunk, source):
-    models = {"trunk": source, "embedder": Embedder(16, 3)}
+    models = {"trunk": source, "embedder": Embedder(source.output_size, 3)}
     path = save_model(tmp_path, models, META)
     report = load_trunk_weights(trunk, path)
     assert same(trunk, source.state_dict())

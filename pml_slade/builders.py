@@ -36,7 +36,7 @@ def build_device(config: Config) -> torch.device:
 def find_device(name: str) -> torch.device:
     """Return a device by name.
 
-    Example:
+    Examples:
         >>> find_device("cpu")
         device(type='cpu')
     """
@@ -141,7 +141,7 @@ def build_named(config: NamedConfig, module: ModuleType, key: str, **known: Any)
         key: the setting's name, for messages.
         known: arguments that are given where the class asks for them (num_classes, embedding_size).
 
-    Example:
+    Examples:
         >>> build_named(NamedConfig(name="ContrastiveLoss", neg_margin=0.5), losses, "loss").neg_margin
         0.5
     """

@@ -39,7 +39,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         path: the file; its folder is made where it is missing.
         data: the whole content.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "notes.txt"
         >>> write_atomic(path, b"whole")
@@ -60,7 +60,7 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     Raises:
         TypeError: `obj` holds what JSON cannot; the file is left as it was.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "state.json"
         >>> write_json_atomic(path, {"stage": "teacher"})
@@ -80,7 +80,7 @@ class Checkpoints:
     Raises:
         ConfigError: `keep` is below 1.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> checkpoints = Checkpoints(tempfile.mkdtemp())
         >>> checkpoints.load_latest() is None

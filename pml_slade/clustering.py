@@ -68,7 +68,7 @@ class Clusters:
 def suggest_num_clusters(pool_size: int, images_per_class: float) -> int:
     """Number of clusters that gives each as many images as a labeled class has on average.
 
-    Example:
+    Examples:
         >>> suggest_num_clusters(10_000, images_per_class=50)
         200
     """
@@ -104,7 +104,7 @@ def cluster(
     Raises:
         DataError: bad shape, values that are not finite, k out of range, no GPU to be had.
 
-    Example:
+    Examples:
         >>> points = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
         >>> print(cluster(points, 2))
         2 of 2 clusters hold samples; sizes 1 to 2, median 1; 0 empty
@@ -216,7 +216,7 @@ def embed(
     Raises:
         DataError: empty dataset, a model that does not give (n, d), values that are not finite.
 
-    Example:
+    Examples:
         >>> embed([torch.ones(3), torch.zeros(3)], torch.nn.Identity(), progress=False).shape
         (2, 3)
     """

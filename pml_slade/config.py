@@ -220,7 +220,7 @@ def load_config(
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
 
-    Example:
+    Examples:
         >>> load_config("glyphs", ["student.lr=0.01"]).student.lr
         0.01
         >>> load_config("glyphs", ["student.step=10"])
@@ -244,7 +244,7 @@ def load_config(
 def presets() -> list[str]:
     """Names of the settings that come with the package.
 
-    Example:
+    Examples:
         >>> "glyphs" in presets()
         True
     """

@@ -24,7 +24,7 @@ def evaluate(
     Raises:
         DataError: shapes that do not match, values that are not finite, or no class with two images.
 
-    Example:
+    Examples:
         >>> points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
         >>> evaluate(points, np.array([0, 0, 1, 1]))
         {'MAP@R': 100.0, 'RP': 100.0, 'P@1': 100.0}

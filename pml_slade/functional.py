@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32, or as it is when it is already wider.
 
-    Example:
+    Examples:
         >>> at_least_float32(torch.zeros(1, dtype=torch.float16)).dtype
         torch.float32
     """
@@ -50,7 +50,7 @@ def ranking_loss(pos_dist: Tensor, neg_dist: Tensor, pos_margin: float, neg_marg
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> ranking_loss(torch.tensor([0.2, 0.5]), torch.tensor([0.4, 2.0]), 0.3, 1.0)
         tensor(0.8000)
     """
@@ -60,7 +60,7 @@ def ranking_loss(pos_dist: Tensor, neg_dist: Tensor, pos_margin: float, neg_marg
 def basis_response(embeddings: Tensor, basis: Tensor) -> Tensor:
     """Response r = W_a f of embeddings (n, d) to a feature basis (k, d), shape (n, k).
 
-    Example:
+    Examples:
         >>> basis_response(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         tensor([[1., 3.]])
     """
@@ -85,7 +85,7 @@ def basis_cross_entropy(
     Returns:
         Losses, shape (n,).
 
-    Example:
+    Examples:
         >>> basis_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.eye(2), torch.tensor([0]))
         tensor([0.6931])
     """
@@ -106,7 +106,7 @@ def basis_similarity(embeddings: Tensor, basis: Tensor, ref_emb: Tensor | None =
     Returns:
         Cosines, shape (n, m).
 
-    Example:
+    Examples:
         >>> basis_similarity(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(1, 2))
         tensor([[1., 1.],
                 [1., 1.]])
@@ -130,7 +130,7 @@ def pair_moments(similarity: Tensor, mask: Tensor) -> Moments:
     Returns:
         Moments; mean and variance are 0 where the mask is empty, and `seen` is false there.
 
-    Example:
+    Examples:
         >>> pair_moments(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
         Moments(mean=tensor(0.5000), var=tensor(0.2500), seen=tensor(True))
     """
@@ -160,7 +160,7 @@ def update_moments(
     Returns:
         The updated moments, with gradient to the batch's.
 
-    Example:
+    Examples:
         >>> old = Moments(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(True))
         >>> new = Moments(torch.tensor(1.0), torch.tensor(0.0), torch.tensor(True))
         >>> update_moments(old, new, 0.9).mean
@@ -189,7 +189,7 @@ def similarity_distribution_loss(pos: Moments, neg: Moments, margin: float, vari
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> t = torch.tensor
         >>> pos, neg = Moments(t(0.8), t(0.1), t(True)), Moments(t(0.5), t(0.2), t(True))
         >>> similarity_distribution_loss(pos, neg, margin=0.5, variance_weight=1.0)
@@ -218,7 +218,7 @@ def pair_cross_entropy(
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> t = torch.tensor
         >>> pos, neg = Moments(t(1.0), t(0.25), t(True)), Moments(t(0.0), t(0.25), t(True))
         >>> yes, no = torch.tensor([[True, False]]), torch.tensor([[False, True]])
@@ -244,7 +244,7 @@ def threshold_masks(similarity: Tensor, pos_threshold: float, neg_threshold: flo
     Returns:
         Boolean masks of P and N, each (n, m).
 
-    Example:
+    Examples:
         >>> threshold_masks(torch.tensor([[0.9, 0.5, 0.1]]), 0.8, 0.2)
         (tensor([[ True, False, False]]), tensor([[False, False,  True]]))
     """

@@ -183,6 +183,7 @@ class Pipeline:
             "versions": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "machine": platform.machine(),
+            "seed": self.config.seed,
             "device": str(self.setup.device),
             "threads": torch.get_num_threads(),
         }

@@ -132,7 +132,7 @@ def _watched(trainer: Any) -> Metrics:
 def seed_everything(seed: int, *parts: int) -> None:
     """Seed torch and numpy from several integers.
 
-    Example:
+    Examples:
         >>> seed_everything(0, 1); a = torch.rand(1)
         >>> seed_everything(0, 1); bool(a == torch.rand(1))
         True

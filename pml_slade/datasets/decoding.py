@@ -32,7 +32,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: The image holds floats, whose scale cannot be known.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> to_mode(Image.new("LA", (1, 1), (0, 0)), "L").getpixel((0, 0))
         255
@@ -63,7 +63,7 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
     Raises:
         DataError: The file is missing, truncated, damaged or no image.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:

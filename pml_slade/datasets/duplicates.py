@@ -90,7 +90,7 @@ def find_duplicates(
         DataError: An image cannot be read.
         ConfigError: `min_similarity` lies outside (0, 1].
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> noise = np.random.default_rng(0).integers(0, 256, (4, 16, 16)).astype(np.uint8)
         >>> pool, test = ImageDataset(noise[:3], mode="L"), ImageDataset(noise[2:], mode="L")

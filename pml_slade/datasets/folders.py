@@ -47,7 +47,7 @@ def image_folder(
         DataError: `root` is missing or holds no images; or, labeled, images lie directly in it or
             it holds fewer than two classes.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
@@ -113,7 +113,7 @@ def open_images(
     Raises:
         DataError: `path` is neither, or its content cannot be used.
 
-    Example:
+    Examples:
         >>> open_images("no/such/folder")
         Traceback (most recent call last):
         pml_slade.exceptions.DataError: path 'no/such/folder' does not exist; ...

@@ -52,7 +52,7 @@ def candidates() -> list[Letter]:
     Returns:
         Letters; which of them a font has is another matter.
 
-    Example:
+    Examples:
         >>> candidates()[0].class_name
         'latin/A (U+0041)'
     """
@@ -83,7 +83,7 @@ def distinct(thumbnails: np.ndarray, drawn: np.ndarray, scripts: Sequence[str]) 
     Returns:
         Sorted indices of the chosen letters.
 
-    Example:
+    Examples:
         >>> thumbnails = np.array([[[9, 0], [9, 1], [0, 9]]], dtype=np.uint8)
         >>> distinct(thumbnails, np.ones((1, 3), dtype=bool), ["latin"] * 3)
         array([0, 2])

@@ -41,7 +41,7 @@ class Face:
     Raises:
         DataError: matplotlib's fonts do not include it.
 
-    Example:
+    Examples:
         >>> face = Face("DejaVuSans")
         >>> ord("a") in face.code_points, 0x4E00 in face.code_points
         (True, False)
@@ -85,7 +85,7 @@ def fit(glyph: Image.Image, size: int) -> np.ndarray:
     Returns:
         uint8 array (size, size).
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> fit(Image.new("L", (2, 4), 255), 4)[0].tolist()
         [0, 255, 255, 0]
@@ -111,7 +111,7 @@ def distort(glyph: Image.Image, size: int, *key: int | str) -> np.ndarray:
     Returns:
         uint8 array (size, size).
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> glyph = Image.new("L", (20, 40), 255)
         >>> bool((distort(glyph, 28, "Sans", 65) == distort(glyph, 28, "Sans", 65)).all())

@@ -53,7 +53,7 @@ def glyphs_splits(
     Raises:
         ConfigError: `labeled_letters` leaves no Latin letter to the pool, or is below 4.
 
-    Example:
+    Examples:
         >>> glyphs_splits(labeled_letters=3)
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: labeled_letters must be ...
@@ -96,7 +96,7 @@ def glyphs(image_size: int = 28) -> ImageDataset:
     Raises:
         ConfigError: `image_size` is below 8.
 
-    Example:
+    Examples:
         >>> glyphs(4)
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: image_size must be at least 8 pixels, got 4

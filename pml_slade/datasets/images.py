@@ -37,7 +37,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         DataError: Images, labels and classes do not fit each other.
         ConfigError: `mode` is neither `"RGB"` nor `"L"`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> squares = np.zeros((4, 8, 8), dtype=np.uint8)
         >>> data = ImageDataset(squares, [0, 0, 1, 1], classes=["cat", "dog"], mode="L")

@@ -52,7 +52,7 @@ def omniglot_splits(
         DataError: The images are missing or damaged.
         ConfigError: `labeled_alphabets` does not fit what is there.
 
-    Example:
+    Examples:
         >>> omniglot_splits("no/such/folder")
         Traceback (most recent call last):
         pml_slade.exceptions.DataError: root 'no/such/folder' holds no ...

@@ -37,7 +37,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
     Raises:
         DataError: labels of the wrong length or type, below -1, or nothing left; a bad offset.
 
-    Example:
+    Examples:
         >>> images = [("img0", 7), ("img1", 7), ("img2", 9)]
         >>> pool = PseudoLabelDataset(images, [1, -1, 0], label_offset=100)
         >>> [pool[i] for i in range(len(pool))]
@@ -101,7 +101,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             DataError: k above the pool, embeddings that are not finite, and whatever the constructor
                 refuses.
 
-        Example:
+        Examples:
             >>> images = [torch.full((2,), float(i > 1)) for i in range(4)]
             >>> pool = PseudoLabelDataset.from_teacher(
             ...     images, torch.nn.Linear(2, 2), num_clusters=2, progress=False)
@@ -146,7 +146,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
 def first_of_item(item: Any) -> Any:
     """Return the data of a dataset's item: the first of a tuple or list, else the item itself.
 
-    Example:
+    Examples:
         >>> first_of_item(("image", 3)), first_of_item("image")
         ('image', 'image')
     """

@@ -30,7 +30,7 @@ class Splits:
         DataError: Labels are missing or not consecutive, or two of labeled, validation and test
             share a class name.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> data = ImageDataset(np.zeros((8, 4, 4), np.uint8), [0, 0, 1, 1, 2, 2, 3, 3], mode="L")
         >>> train, test = split_classes(data, 0.5, seed=0)
@@ -135,7 +135,7 @@ def split_classes(dataset: ImageDataset, fraction: float, seed: int = 0) -> tupl
         DataError: No labels, or too few classes.
         ConfigError: `fraction` lies outside (0, 1).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> data = ImageDataset(np.zeros((10, 4, 4), np.uint8), np.repeat(range(5), 2), mode="L")
         >>> rest, held_out = split_classes(data, 0.4)

@@ -46,7 +46,7 @@ def image_csv(
         DataError: The file is missing, empty or no table; a column, a label or an image file is
             missing; a file is listed twice; fewer than two classes. Messages give line numbers.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> with tempfile.TemporaryDirectory() as root:
         ...     for name in ("a.png", "b.png"):

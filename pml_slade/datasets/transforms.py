@@ -88,7 +88,7 @@ def transforms(
     Raises:
         ConfigError: `kind` or `mode` is unknown, or `image_size` is not positive.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> transforms("small", 28, "L", train=True)(Image.new("L", (28, 28))).shape
         torch.Size([1, 28, 28])

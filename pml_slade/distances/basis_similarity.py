@@ -22,7 +22,7 @@ class BasisSimilarity(BaseDistance):
     Raises:
         ValueError: `W` is not a matrix.
 
-    Example:
+    Examples:
         >>> distance = BasisSimilarity(torch.eye(2))
         >>> distance(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         tensor([[1., 0.],

@@ -45,7 +45,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     Raises:
         ValueError: an argument out of range; embeddings of another size; negative labels.
 
-    Example:
+    Examples:
         >>> loss = FeatureBasisLoss(num_classes=3, embedding_size=8)
         >>> embeddings, labels = torch.randn(6, 8), torch.tensor([0, 1, 2, 3, 3, 4])
         >>> loss(embeddings, labels).shape
@@ -119,7 +119,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     def thresholds(self) -> tuple[float, float] | None:
         """(T1, T2) = (mu+, mu-) of Eq. 7, or None while nothing was seen or mu+ <= mu-.
 
-        Example:
+        Examples:
             >>> FeatureBasisLoss(num_classes=3, embedding_size=8).thresholds() is None
             True
         """

@@ -25,6 +25,9 @@ class ThresholdPairMiner(BaseTupleMiner):
     Eq. 7 with T1 = mu+ and T2 = mu-, read anew at each call. With a distance that is not inverted
     (smaller is more similar) the comparisons turn round.
 
+    A call gives PML's ``(anchor1, positive, anchor2, negative)``: pairs in both directions, no sample with
+    itself, no pair in both sets. It gives four empty tensors while there are no usable thresholds.
+
     Args:
         pos_threshold: T1, a number or an object with ``thresholds()``.
         neg_threshold: T2, likewise.
@@ -32,14 +35,10 @@ class ThresholdPairMiner(BaseTupleMiner):
         use_labels: keep only the pairs that agree with the labels.
         kwargs: see PML's miners.
 
-    Returns:
-        On call, PML's ``(anchor1, positive, anchor2, negative)``: pairs in both directions, no sample
-        with itself, no pair in both sets. Four empty tensors while there are no usable thresholds.
-
     Raises:
         ValueError: fixed thresholds that overlap; ``use_labels`` without labels.
 
-    Example:
+    Examples:
         >>> miner = ThresholdPairMiner(pos_threshold=0.9, neg_threshold=0.1)
         >>> miner(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
         (tensor([0, 1]), tensor([1, 0]), tensor([0, 1, 2, 2]), tensor([2, 2, 0, 1]))

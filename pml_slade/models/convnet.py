@@ -26,7 +26,7 @@ class ConvNet(nn.Module):
     Raises:
         ConfigError: an argument is below 1.
 
-    Example:
+    Examples:
         >>> trunk = ConvNet(in_channels=1, width=8)
         >>> trunk.output_size
         128

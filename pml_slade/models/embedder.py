@@ -19,7 +19,7 @@ class Embedder(nn.Module):
     Raises:
         ConfigError: a size is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Embedder(512, 128)(torch.zeros(4, 512)).shape
         torch.Size([4, 128])

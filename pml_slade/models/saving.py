@@ -31,7 +31,7 @@ class LoadedModel(nn.Module):
         embedder: maps features to embeddings.
         meta: what `save_model` was given, and the versions it was written with.
 
-    Example:
+    Examples:
         >>> model = LoadedModel(nn.Flatten(), nn.Linear(4, 2), {})
         >>> model(torch.zeros(3, 1, 2, 2)).shape
         torch.Size([3, 2])
@@ -74,7 +74,7 @@ def save_model(
         ConfigError: `models` or `meta` lacks something, `meta` is not JSON, or `meta` describes
             another model than `models`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> models = build_model("convnet", embedding_size=8, in_channels=1)
         >>> meta = {"trunk": "convnet", "embedding_size": 8, "in_channels": 1, "image_size": 28}
@@ -127,7 +127,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         CheckpointError: the file is missing, damaged, no model of this package, of a newer
             format, or needs a trunk that the installed libraries lack.
 
-    Example:
+    Examples:
         >>> load_model("nowhere.safetensors")
         Traceback (most recent call last):
         ...

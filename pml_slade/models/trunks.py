@@ -28,7 +28,7 @@ def trunk_names() -> list[str]:
     Returns:
         "convnet", then "torchvision/...", then "timm/...".
 
-    Example:
+    Examples:
         >>> trunk_names()[0]
         'convnet'
         >>> "torchvision/resnet50" in trunk_names()
@@ -50,7 +50,7 @@ def resolve_trunk_name(name: str) -> str:
     Raises:
         ConfigError: no library has the name; the nearest ones are listed.
 
-    Example:
+    Examples:
         >>> resolve_trunk_name("resnet50")
         'torchvision/resnet50'
     """
@@ -94,7 +94,7 @@ def build_trunk(
             a trunk without pretrained weights.
         CheckpointError: the weights cannot be downloaded, read, or do not fit.
 
-    Example:
+    Examples:
         >>> build_trunk("convnet", in_channels=1, width=16).output_size
         256
     """
@@ -139,7 +139,7 @@ def build_model(
         ConfigError: see `build_trunk` and `Embedder`.
         CheckpointError: see `build_trunk`.
 
-    Example:
+    Examples:
         >>> sorted(build_model("convnet", embedding_size=32, in_channels=1))
         ['embedder', 'trunk']
     """

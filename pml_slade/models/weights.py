@@ -42,7 +42,7 @@ class LoadReport:
         mismatched: keys whose shapes differ, with both shapes.
         adapted: keys of `loaded` whose RGB kernels were fitted to other input channels.
 
-    Example:
+    Examples:
         >>> print(LoadReport(loaded=["a", "b"], unexpected=["fc.weight"]))
         2 loaded: a, b
         1 unexpected: fc.weight
@@ -81,7 +81,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointError: the file is missing, damaged, of another format, holds code, or has no
             state dict.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "weights.pth"
         >>> torch.save({"state_dict": {"module.conv.weight": torch.zeros(2)}, "epoch": 3}, path)
@@ -112,7 +112,7 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
         CheckpointError: the file cannot be read, nothing in it fits, or, when strict, not
             everything fits. The trunk is then as it was.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "weights.pth"
         >>> trunk = nn.Linear(2, 1)
@@ -156,7 +156,7 @@ def adapt_input_kernels(weight: Tensor, in_channels: int) -> Tensor:
     Returns:
         Kernels of shape (out_channels, in_channels, height, width).
 
-    Example:
+    Examples:
         >>> adapt_input_kernels(torch.ones(8, 3, 7, 7), 1)[0, 0, 0, 0]
         tensor(3.)
     """
@@ -178,7 +178,7 @@ def first_conv(trunk: nn.Module) -> tuple[str, nn.Conv2d]:
     Raises:
         CheckpointError: the trunk has no convolution.
 
-    Example:
+    Examples:
         >>> first_conv(nn.Sequential(nn.Conv2d(3, 8, 3)))[0]
         '0'
     """

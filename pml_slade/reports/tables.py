@@ -14,7 +14,7 @@ METRICS = ("MAP@R", "RP", "P@1")
 def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
     """Half width of the confidence interval of the mean (Student's t), or None for fewer than two values.
 
-    Example:
+    Examples:
         >>> round(interval([1.0, 2.0, 3.0]), 2)
         2.48
     """
@@ -29,7 +29,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
 def cell(values: Sequence[float]) -> str:
     """Mean, with the half width of its 95 % interval where there is one.
 
-    Example:
+    Examples:
         >>> cell([30.0]), cell([1.0, 2.0, 3.0])
         ('30.0', '2.0 ± 2.5')
     """
@@ -40,7 +40,7 @@ def cell(values: Sequence[float]) -> str:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; the first column is left-aligned, the others right.
 
-    Example:
+    Examples:
         >>> print(markdown(["row", "MAP@R"], [["Teacher", "25.5"]]))
         | row | MAP@R |
         | :-- | --: |

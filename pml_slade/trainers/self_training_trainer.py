@@ -54,7 +54,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         ConfigError: losses, miners, optimizers or sizes that do not fit each other.
         DataError: a pool that cannot be used, or pseudo-labels that collide with the true ones.
 
-    Example:
+    Examples:
         >>> from pytorch_metric_learning.losses import ContrastiveLoss
         >>> from pml_slade import FeatureBasisLoss
         >>> images = [(torch.randn(4) + 3 * (i % 2), i % 2) for i in range(16)]

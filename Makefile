@@ -11,12 +11,13 @@ demo: .venv/ready
 
 test: lint types unit legacy
 
+# One thread: the tests' models are tiny, and two threads would wait for each other.
 unit: .venv/ready
-	OMP_NUM_THREADS=2 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 # The same tests under the PML that powerful-benchmarker pins.
 legacy: .venv-legacy/ready
-	OMP_NUM_THREADS=2 $(LEGACY) -m pytest
+	OMP_NUM_THREADS=1 $(LEGACY) -m pytest
 
 lint: .venv/ready
 	$(PY) -m ruff check .

@@ -23,7 +23,8 @@ from pml_slade.config import load_config
 from pml_slade.pipeline import Pipeline, Result
 from pml_slade.reports.tables import METRICS, cell, interval, markdown
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
+ROOT = Path(__file__).parent.parent
+RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 
 
 def main() -> None:
@@ -38,7 +39,10 @@ def main() -> None:
     shown = [o for o in args.overrides if not o.startswith("data.root=")]
     text = section(args.preset, args.seeds, shown, runs)
     print(text)
-    put_section(args.results, " ".join([args.preset, *shown]), text)
+    name = " ".join([args.preset, *shown])
+    put_section(args.results, name, text)
+    if f"<!-- begin {name} -->" in README.read_text():
+        put_section(README, name, table(runs))
 
 
 def run(preset: str, seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, Result]:
@@ -64,14 +68,7 @@ def section(
         f"Test classes, %; mean of {len(seeds)} seeds and half its 95 % interval (Student's t). Every row "
         "but the teacher starts from the teacher and sees as many images in as many steps. The best epoch is "
         "chosen on validation classes, held out of the labeled ones; the test classes are looked at once.",
-        markdown(
-            ["row", "steps", "images seen", *METRICS],
-            [
-                [runs[0][row].title, f"{runs[0][row].steps:,}", f"{runs[0][row].images:,}"]
-                + [cell([test(r[row])[m] for r in runs]) for m in METRICS]
-                for row in rows
-            ],
-        ),
+        table(runs),
         "MAP@R by seed, and the validation classes' beside it:",
         markdown(
             ["row", *(f"seed {seed}" for seed in seeds), "validation"],
@@ -87,6 +84,18 @@ def section(
         f"{'GPU' if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores'}.",
     ]
     return "\n\n".join(parts)
+
+
+def table(runs: Sequence[dict[str, Result]]) -> str:
+    """Mean and interval on the test classes, a line per row."""
+    return markdown(
+        ["row", "steps", "images seen", *METRICS],
+        [
+            [result.title, f"{result.steps:,}", f"{result.images:,}"]
+            + [cell([test(r[row])[m] for r in runs]) for m in METRICS]
+            for row, result in runs[0].items()
+        ],
+    )
 
 
 def gains(rows: Sequence[str], runs: Sequence[dict[str, Result]]) -> list[str]:

@@ -25,6 +25,8 @@ class ThresholdPairMiner(BaseTupleMiner):
     Eq. 7 with T1 = mu+ and T2 = mu-, read anew at each call. With a distance that is not inverted
     (smaller is more similar) the comparisons turn round.
 
+    ``pos_threshold`` and ``neg_threshold`` are recordable: the numbers used last, None before the first.
+
     A call gives PML's ``(anchor1, positive, anchor2, negative)``: pairs in both directions, no sample with
     itself, no pair in both sets. It gives four empty tensors while there are no usable thresholds.
 
@@ -58,6 +60,9 @@ class ThresholdPairMiner(BaseTupleMiner):
             _as_source(name, value)
             for name, value in (("pos_threshold", pos_threshold), ("neg_threshold", neg_threshold))
         )
+        self.pos_threshold, self.neg_threshold = (
+            source if isinstance(source, float) else None for source in self._sources
+        )
         self.use_labels = use_labels
         fixed = [s for s in self._sources if isinstance(s, float)]
         if len(fixed) == 2 and self._overlap(*fixed):
@@ -66,7 +71,7 @@ class ThresholdPairMiner(BaseTupleMiner):
                 f"pos_threshold={pos_threshold} and neg_threshold={neg_threshold} overlap: with "
                 f"{type(self.distance).__name__} pos_threshold must lie {order} neg_threshold."
             )
-        self.add_to_recordable_attributes(list_of_names=["pos_threshold", "neg_threshold"], is_stat=True)
+        self.add_to_recordable_attributes(list_of_names=["pos_threshold", "neg_threshold"], is_stat=False)
 
     def get_default_distance(self) -> CosineSimilarity:
         """Cosine similarity."""
@@ -101,8 +106,7 @@ class ThresholdPairMiner(BaseTupleMiner):
         if thresholds is None:
             empty = torch.empty(0, dtype=torch.long, device=embeddings.device)
             return empty, empty.clone(), empty.clone(), empty.clone()
-        if self.collect_stats:
-            self.pos_threshold, self.neg_threshold = thresholds
+        self.pos_threshold, self.neg_threshold = thresholds
         sign = 1 if self.distance.is_inverted else -1
         similarity = sign * self.distance(embeddings, ref_emb)
         positive, negative = threshold_masks(similarity, *(sign * t for t in thresholds))  # Eq. 7

@@ -448,15 +448,18 @@ def test_a_deepcopy_of_miner_and_basis_together_stays_together():
 
 
 @pytest.mark.parametrize("collect_stats", [True, False])
-def test_the_thresholds_in_use_are_recorded_when_stats_are_collected(collect_stats):
+def test_the_thresholds_in_use_are_recordable(collect_stats):
     source = Thresholds(0.25, -0.5)
     miner = ThresholdPairMiner(source, source, collect_stats=collect_stats)
+    assert {"pos_threshold", "neg_threshold"} <= set(miner._record_these)
+    assert (miner.pos_threshold, miner.neg_threshold) == (None, None)
     miner(torch.randn(4, SIZE))
-    if collect_stats:
-        assert (miner.pos_threshold, miner.neg_threshold) == (0.25, -0.5)
-        assert {"pos_threshold", "neg_threshold"} <= set(miner._record_these_stats)
-    else:
-        assert not hasattr(miner, "pos_threshold")
+    assert (miner.pos_threshold, miner.neg_threshold) == (0.25, -0.5)
+
+
+def test_fixed_thresholds_can_be_read():
+    miner = ThresholdPairMiner(0.5, 0.1)
+    assert (miner.pos_threshold, miner.neg_threshold) == (0.5, 0.1)
 
 
 def test_the_default_distance_is_cosine_similarity():

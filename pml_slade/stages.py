@@ -114,6 +114,8 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
 
     trainer.end_of_iteration_hook = after_step
     trainer.train(start_epoch=epoch, num_epochs=epoch)
+    # Loader processes of later loaders would inherit these, and stumble over them when they end.
+    trainer.dataloader_iter = trainer.unlabeled_dataloader_iter = None
     return totals
 
 

@@ -2,7 +2,7 @@
 
 from .duplicates import find_duplicates
 from .folders import image_folder, open_images
-from .glyphs import glyphs, glyphs_splits
+from .glyphs import glyphs_splits
 from .images import ImageDataset
 from .omniglot import omniglot_splits
 from .pseudo_label_dataset import PseudoLabelDataset
@@ -15,7 +15,6 @@ __all__ = [
     "PseudoLabelDataset",
     "Splits",
     "find_duplicates",
-    "glyphs",
     "glyphs_splits",
     "image_csv",
     "image_folder",

@@ -83,7 +83,8 @@ def check_splits(splits: Splits) -> None:
             if shared:
                 raise DataError(
                     f"{first} and {second} share {len(shared)} classes, e.g. {shared[:3]}; "
-                    "evaluation needs classes that training never sees"
+                    "evaluation needs classes that training never sees. Where the names only happen to "
+                    "be alike, rename the folders of one, or list its images in a CSV"
                 )
 
 

@@ -24,6 +24,7 @@ from pml_slade.pipeline import Pipeline, Result
 from pml_slade.reports.tables import METRICS, cell, interval, markdown
 
 ROOT = Path(__file__).parent.parent
+HEADING = "# Results\n\nEvery table here is what its command wrote.\n"
 RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 
 
@@ -126,7 +127,7 @@ def put_section(file: Path, name: str, text: str) -> None:
     """Replace the section of that name, or append it."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     block = f"{begin}\n\n{text}\n\n{end}"
-    old = file.read_text() if file.exists() else "# Results\n\nEvery table here is what its command wrote.\n"
+    old = (file.read_text() if file.exists() else "") or HEADING
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     new = pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old.rstrip()}\n\n{block}\n"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ from pml_slade.reports.tables import markdown
 
 INTRO = """# Settings
 
-`pml-slade train --print-config` prints those of a run. Each can stand in a YAML file (`--config FILE`) or on
-the command line as `student.lr=0.0001`. An unknown key is refused with the nearest one that exists.
+Beside a `pml-slade train` command, `--print-config` prints its settings instead of running it. Each can stand
+in a YAML file (`--config FILE`) or on the command line as `student.lr=0.0001`. An unknown key is refused with
+the nearest one that exists.
 """
 
 

@@ -170,12 +170,9 @@ def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
 
 
 def build_optimizer(
-    stage: TrainingConfig,
-    module: torch.nn.Module | list[dict[str, Any]],
-    lr: float | None = None,
-    key: str = "optimizer",
+    stage: TrainingConfig, groups: list[dict[str, Any]], key: str = "optimizer"
 ) -> torch.optim.Optimizer:
-    """Build the stage's optimizer for one module, or for parameter groups, each with an lr of its own."""
+    """Build the stage's optimizer for parameter groups, of which each may bring an lr of its own."""
     optimizers = {
         name: kind
         for name, kind in vars(torch.optim).items()
@@ -185,11 +182,8 @@ def build_optimizer(
     if kind is None:
         near = difflib.get_close_matches(stage.optimizer, optimizers, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
-    parameters = module.parameters() if isinstance(module, torch.nn.Module) else module
     try:
-        optimizer: torch.optim.Optimizer = kind(
-            parameters, lr=stage.lr if lr is None else lr, weight_decay=stage.weight_decay
-        )
+        optimizer: torch.optim.Optimizer = kind(groups, lr=stage.lr, weight_decay=stage.weight_decay)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer

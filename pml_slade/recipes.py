@@ -40,6 +40,7 @@ from .trainers import SelfTrainingTrainer
 logger = logging.getLogger("pml_slade")
 
 SUPERVISED = ("teacher", "control")
+WHOLE_BASIS = ("slade", "oracle")
 
 Models = dict[str, torch.nn.Module]
 Losses = dict[str, torch.nn.Module]
@@ -142,49 +143,57 @@ def _warn_of_fewer_images(setup: Setup, row: str) -> None:
 
 
 def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
-    stage, settings, student = (
-        "teacher" if row == "teacher" else "student",
-        setup.settings(row),
-        setup.config.student,
-    )
-    sizes: dict[str, Any] = {
-        "num_classes": setup.splits.labeled.num_classes,
-        "embedding_size": setup.config.model.embedding_size,
-    }
-    losses: Losses = {"metric_loss": builders.build_loss(settings.loss, f"{stage}.loss", **sizes)}
+    stage, settings, student = _stage(row), setup.settings(row), setup.config.student
+    ranking = builders.build_loss(settings.loss, f"{stage}.loss", **_sizes(setup))
+    basis = _basis(setup, row)
     miners: dict[str, Any] = {}
     if settings.miner is not None:
         miners["tuple_miner"] = builders.build_miner(settings.miner, f"{stage}.miner")
-    if row not in SUPERVISED and student.unlabeled_loss is not None:
+    if row in SUPERVISED:
+        if basis is not None:
+            weights = {"ranking": 1.0, "basis": student.basis_weight}
+            ranking = MultipleLosses({"ranking": ranking, "basis": basis}, weights=weights)
+        return {"metric_loss": ranking}, miners
+    losses: Losses = {"metric_loss": ranking}
+    if student.unlabeled_loss is not None:
         losses["unlabeled_metric_loss"] = builders.build_loss(
             student.unlabeled_loss, "student.unlabeled_loss"
         )
-    with_regularizer = row in ("slade", "oracle")
-    if not (with_regularizer or setup.config.teacher.classifier):
-        return losses, miners
-    basis_settings = student.basis.model_dump(exclude={"lr", "warmup"})
-    if not with_regularizer:
-        basis_settings["regularizer"] = None  # leaves Eq. 3
-    basis = FeatureBasisLoss(**sizes, **basis_settings)
-    if row in SUPERVISED:
-        losses["metric_loss"] = MultipleLosses(
-            {"ranking": losses["metric_loss"], "basis": basis},
-            weights={"ranking": 1.0, "basis": student.basis_weight},
-        )
-    else:
+    if basis is not None:
         losses["basis_loss"] = basis
-        if with_regularizer and student.mining == "eq7":
+        if row in WHOLE_BASIS and student.mining == "eq7":
             miners["unlabeled_miner"] = ThresholdPairMiner(
                 basis, basis, distance=basis.similarity, collect_stats=True
             )
     return losses, miners
 
 
+def _basis(setup: Setup, row: str) -> FeatureBasisLoss | None:
+    """The whole basis, Eq. 3 alone, or nothing, as the row has it."""
+    if row not in WHOLE_BASIS and not setup.config.teacher.classifier:
+        return None
+    settings = setup.config.student.basis.model_dump(exclude={"lr", "warmup"})
+    if row not in WHOLE_BASIS:
+        settings["regularizer"] = None  # leaves Eq. 3
+    return FeatureBasisLoss(**_sizes(setup), **settings)
+
+
+def _sizes(setup: Setup) -> dict[str, Any]:
+    return {
+        "num_classes": setup.splits.labeled.num_classes,
+        "embedding_size": setup.config.model.embedding_size,
+    }
+
+
+def _stage(row: str) -> str:
+    return "teacher" if row == "teacher" else "student"
+
+
 def _optimizers(setup: Setup, row: str, models: Models, losses: Losses) -> dict[str, torch.optim.Optimizer]:
     learning = models | {name: loss for name, loss in losses.items() if any(True for _ in loss.parameters())}
-    settings, key = setup.settings(row), f"{'teacher' if row == 'teacher' else 'student'}.optimizer"
+    settings, key = setup.settings(row), f"{_stage(row)}.optimizer"
     return {
-        f"{name}_optimizer": builders.build_optimizer(settings, _groups(setup, part), key=key)
+        f"{name}_optimizer": builders.build_optimizer(settings, _groups(setup, part), key)
         for name, part in learning.items()
     }
 

@@ -69,26 +69,30 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(build, typo, meant):
         build(named(typo), "student.x")
 
 
+def groups(**own):
+    return [{"params": list(torch.nn.Linear(2, 2).parameters()), **own}]
+
+
 def test_an_unknown_optimizer_is_refused_with_the_nearest_one(tmp_path):
     config = small_config(NOWHERE, tmp_path, "student.optimizer=RMSprp")
     with pytest.raises(ConfigError, match=r"RMSprp.*RMSprop"):
-        builders.build_optimizer(config.student, torch.nn.Linear(2, 2))
+        builders.build_optimizer(config.student, groups())
 
 
 @pytest.mark.parametrize("name", ["LBFGS", "lr_scheduler", "SparseAdam"])
 def test_an_optimizer_that_cannot_be_used_is_refused_with_its_name(tmp_path, name):
     config = small_config(NOWHERE, tmp_path, f"student.optimizer={name}")
     with pytest.raises(ConfigError, match=name):
-        builders.build_optimizer(config.student, torch.nn.Linear(2, 2))
+        builders.build_optimizer(config.student, groups())
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop"])
 def test_an_optimizer_gets_its_rate_and_decay(tmp_path, name):
     settings = (f"student.optimizer={name}", "student.lr=0.5", "student.weight_decay=0.25")
     student = small_config(NOWHERE, tmp_path, *settings).student
-    [group] = builders.build_optimizer(student, torch.nn.Linear(2, 2)).param_groups
+    [group] = builders.build_optimizer(student, groups()).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
-    [group] = builders.build_optimizer(student, torch.nn.Linear(2, 2), lr=0.125).param_groups
+    [group] = builders.build_optimizer(student, groups(lr=0.125)).param_groups
     assert group["lr"] == 0.125
 
 

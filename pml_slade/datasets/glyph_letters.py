@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-TRAINING_SCRIPTS = ("latin", "greek")
 TEST_SCRIPTS = ("cyrillic", "armenian", "georgian")
 BLOCKS = {
     "latin": (

@@ -1,10 +1,10 @@
 # Two commands do everything on a machine with Python and make: `make demo` and `make test`.
 PYTHON ?= python3
 PY := .venv/bin/python
-LEGACY := .venv-legacy/bin/python
+BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 
-.PHONY: demo test unit legacy lint format types docs clean
+.PHONY: demo test unit legacy benchmark-smoke lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -15,9 +15,13 @@ test: lint types unit legacy
 unit: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest
 
-# The same tests under the PML that powerful-benchmarker pins.
-legacy: .venv-legacy/ready
-	OMP_NUM_THREADS=1 $(LEGACY) -m pytest
+# The same tests under powerful-benchmarker and the PML that it pins, and those that need it.
+legacy: .venv-benchmark/ready
+	OMP_NUM_THREADS=1 $(BENCHMARK) -m pytest
+
+# SwAV, its fine-tuning, T2 and S2 on Glyphs under powerful-benchmarker, then their table.
+benchmark-smoke: .venv-benchmark/ready
+	$(BENCHMARK) benchmarks/reality_check.py glyphs t2 s2 --reproductions 0 --no-write
 
 lint: .venv/ready
 	$(PY) -m ruff check .
@@ -37,13 +41,13 @@ docs: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(INSTALL) $(PY) -e '.[dev]'
+	$(INSTALL) $(PY) -e '.[dev,pretraining]'
 	touch $@
 
-.venv-legacy/ready: .venv/ready
-	.venv/bin/uv venv --quiet --allow-existing --python $(PY) .venv-legacy
-	$(INSTALL) $(LEGACY) -e '.[dev]' 'pytorch-metric-learning==0.9.92'
+.venv-benchmark/ready: .venv/ready
+	.venv/bin/uv venv --quiet --allow-existing --python $(PY) .venv-benchmark
+	$(INSTALL) $(BENCHMARK) -e '.[dev,benchmarker]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-legacy site build *.egg-info
+	rm -rf .venv .venv-benchmark site build *.egg-info

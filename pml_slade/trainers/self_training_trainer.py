@@ -107,7 +107,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         self.basis_warmup = basis_warmup
         loss_funcs = _with_unlabeled_loss(loss_funcs)
         super().__init__(
-            models=dict(models),
+            models=models,
             optimizers=optimizers,
             batch_size=batch_size,
             loss_funcs=loss_funcs,
@@ -167,21 +167,24 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             self.losses["basis_loss"] = self.loss_funcs["basis_loss"](
                 joint.detach() if warming_up else joint, torch.cat([labels, pool_labels])
             )
-        if warming_up:
-            return
-        embeddings, pool_embeddings = joint[: len(data)], joint[len(data) :]
-        if self._weighs("metric_loss"):
-            pairs = self.maybe_mine_embeddings(embeddings, labels)
-            self.losses["metric_loss"] = self.loss_funcs["metric_loss"](embeddings, labels, pairs)
-        if self._weighs("unlabeled_metric_loss"):
-            self.losses["unlabeled_metric_loss"] = self._unlabeled_loss(pool_embeddings, pool_labels)
+        # While the basis warms up the others are measured, not trained: hooks record all losses at each step.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not warming_up):
+            embeddings, pool_embeddings = joint[: len(data)], joint[len(data) :]
+            if self._weighs("metric_loss"):
+                pairs = self.maybe_mine_embeddings(embeddings, labels)
+                self.losses["metric_loss"] = self.loss_funcs["metric_loss"](embeddings, labels, pairs)
+            if self._weighs("unlabeled_metric_loss"):
+                self.losses["unlabeled_metric_loss"] = self._unlabeled_loss(pool_embeddings, pool_labels)
 
     def _unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         pairs = None
         if "unlabeled_miner" in self.mining_funcs:
             pairs = self.mining_funcs["unlabeled_miner"](embeddings, labels)
             if all(len(index) == 0 for index in pairs):
-                # Some losses read "no pair" as "no preference"; here it means nothing to learn from.
+                # Some losses read "no pair" as "no preference"; here it means nothing to learn from. The
+                # loss is called all the same, since what hooks record of it begins with its first call.
+                with torch.no_grad():
+                    self.loss_funcs["unlabeled_metric_loss"](embeddings, labels, pairs)
                 return embeddings.sum() * 0
         loss: Tensor = self.loss_funcs["unlabeled_metric_loss"](embeddings, labels, pairs)
         return loss

@@ -1,0 +1,110 @@
+"""Experiments that another one starts from: where they are, and their best model of a fold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from pytorch_metric_learning.utils.common_functions import latest_version
+from torch import nn
+
+from ..exceptions import CheckpointError, ConfigError
+
+_REPRODUCTION = re.compile(r"_reproduction\d+$")
+
+
+def find_experiment(key: str, name: str, own: Path) -> Path:
+    """Find the folder of the experiment that the setting `key` names.
+
+    It lies beside the experiment that asks, or beside the Bayesian search that this one belongs to. Of a
+    Bayesian search the best trial is taken. A reproduction takes the reproduction of the same number where
+    there is one, so that the spread over reproductions is that of the whole chain.
+
+    Args:
+        key: the setting, for messages.
+        name: of the experiment, or an absolute path.
+        own: folder of the experiment that asks.
+
+    Raises:
+        ConfigError: there is no such experiment.
+    """
+    number = _REPRODUCTION.search(own.name)
+    places = [own.parent, own.parent.parent]
+    for folder in [place / f"{name}{number.group() if number else ''}" for place in places] + [
+        place / name for place in places
+    ]:
+        if folder.is_dir() and folder != own:
+            return _best_trial(folder)
+    raise ConfigError(
+        f"{key}: there is no experiment {name!r} in {own.parent}. Train it first: "
+        f"pml-slade benchmark --experiment_name {name} ..."
+    )
+
+
+def _best_trial(folder: Path) -> Path:
+    found = folder / "best_parameters.yaml"
+    if not found.is_file():
+        return folder
+    return folder / str(yaml.safe_load(found.read_text())["best_sub_experiment_name"])
+
+
+def best_files(key: str, experiment: Path, fold: str, names: tuple[str, ...]) -> dict[str, Path]:
+    """Return the files of the best models of a fold.
+
+    Raises:
+        CheckpointError: the experiment has no such fold, or no best model in it yet.
+    """
+    folder = experiment / fold / "saved_models"
+    if not folder.is_dir():
+        folds = sorted(
+            p.parent.name for p in experiment.glob("*/saved_models") if p.parent.name != "meta_logs"
+        )
+        raise CheckpointError(
+            f"{key}: experiment {experiment} has no fold {fold}; it has {folds}. It must have been trained "
+            "with the same dataset and split_manager."
+        )
+    _, suffix = latest_version(str(folder), "trunk_best*.pth", best=True)
+    files = {name: folder / f"{name}_{suffix}.pth" for name in names}
+    missing = [path.name for path in files.values() if not path.is_file()]
+    if suffix is None or missing:
+        raise CheckpointError(
+            f"{key}: experiment {experiment} has no best model of fold {fold} yet ({folder}): let it finish."
+        )
+    return files
+
+
+def load_best(
+    key: str, experiment: Path, fold: str, models: Mapping[str, nn.Module], device: torch.device
+) -> None:
+    """Load the best model of a fold into `models`.
+
+    Raises:
+        CheckpointError: it is not there, cannot be read, or is of another architecture.
+    """
+    for name, file in best_files(key, experiment, fold, tuple(models)).items():
+        state = _read(key, file, device)
+        own = models[name].state_dict()
+        differing = [
+            f"{k} {tuple(state[k].shape) if k in state else 'missing'} for "
+            f"{tuple(own[k].shape) if k in own else 'none'}"
+            for k in sorted({*state, *own})
+            if k not in state or k not in own or state[k].shape != own[k].shape
+        ]
+        if differing:
+            raise CheckpointError(
+                f"{key}: the {name} of {experiment} is of another architecture: {len(differing)} of "
+                f"{len(own)} tensors differ, the first: {'; '.join(differing[:3])}. "
+                "Give both the same `models`."
+            )
+        models[name].load_state_dict(state)
+
+
+def _read(key: str, file: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    try:
+        state: dict[str, torch.Tensor] = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch fails in many ways on damaged files
+        raise CheckpointError(f"{key}: {file} cannot be read: {str(error).splitlines()[0]}") from error
+    return state

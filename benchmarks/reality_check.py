@@ -15,16 +15,40 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import platform
+import shlex
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
+
+import faiss
+import torch
+from compare import RESULTS, put_section
 
 from pml_slade.benchmarker import rows, run
+from pml_slade.compat import PML_VERSION
 from pml_slade.exceptions import SladeError
-from pml_slade.reports.experiments import read_experiment
+from pml_slade.reports.benchmark import ablation_table, results_table
+from pml_slade.reports.experiments import (
+    CONCATENATED,
+    SEPARATED,
+    Experiment,
+    read_experiment,
+    read_experiments,
+)
+from pml_slade.reports.paper import ABLATIONS
+from pml_slade.reports.tables import interval
 
+ABOUT = """\
+Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch of
+each fold is chosen on its validation classes. Every row takes the same number of steps of as many images: a
+student the second half of them, its teacher, an experiment of its own, the first. SwAV rows start from SwAV on
+the pool, fine-tuned on pool and labeled images, which costs extra as it does in the paper. Losses have the
+arguments in benchmarker_configs; nothing was tuned, for no row. Each run has its own teachers and starts."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 
@@ -33,6 +57,12 @@ def main() -> None:
     args = _arguments()
     wanted = args.experiments or [*rows.ROWS, *rows.ABLATIONS]
     failed = run_all(args, _tasks(args.dataset, wanted, args.reproductions))
+    experiments = [e for e in read_experiments([_folder(args)]) if e.name in wanted]
+    sections = list(report(args, experiments))
+    for name, text in sections:
+        print(f"{text}\n")
+        if not args.no_write:
+            put_section(RESULTS, f"reality check {args.dataset} {name}", text)
     for task in failed:
         print(f"failed: {''.join(task)}; see {_log(args, task)}")
     raise SystemExit(1 if failed else 0)
@@ -72,10 +102,7 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[Task]:
     waiting = [task for task in tasks if task not in done]
     failed: list[Task] = []
     running: dict[Future[str | None], Task] = {}
-    # One thread each: the models are small, and threads of two processes would wait for each other.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork"), _one_thread) as pool:
         while waiting or running:
             for task in [t for t in waiting if _ready(args.dataset, t, done)][: args.jobs - len(running)]:
                 waiting.remove(task)
@@ -94,6 +121,12 @@ def run_all(args: argparse.Namespace, tasks: list[Task]) -> list[Task]:
     return failed
 
 
+def _one_thread() -> None:
+    """The models are small, and threads of two processes would wait for each other."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+
+
 def _ready(dataset: str, task: Task, done: set[Task]) -> bool:
     name, suffix = task
     return all((needed, suffix) in done for needed in rows.needs(dataset, name))
@@ -101,10 +134,10 @@ def _ready(dataset: str, task: Task, done: set[Task]) -> bool:
 
 def _is_finished(args: argparse.Namespace, task: Task) -> bool:
     try:
-        run_ = read_experiment(_folder(args) / "".join(task)).runs[0]
+        runs = read_experiment(_folder(args) / task[0]).runs
     except SladeError:
-        return False
-    return run_.concatenated is not None
+        return False  # it has not begun
+    return any(each.name == "".join(task) and each.concatenated is not None for each in runs)
 
 
 def _run(args: argparse.Namespace, task: Task) -> str | None:
@@ -123,6 +156,70 @@ def _run(args: argparse.Namespace, task: Task) -> str | None:
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"
     return None
+
+
+def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[tuple[str, str]]:
+    """The results table, then the ablations of which something was run; each with a name for its section."""
+    setups = {name: _setup(name) for name in rows.EXPERIMENTS}
+    table = results_table([e for e in experiments if e.name in rows.ROWS], setups)
+    heading = f"## Reality check on {args.dataset.capitalize()}"
+    gains = [_gain(experiments, f"s{i}", f"t{i}") for i in range(1, 5)]
+    parts = [heading, f"`{_command(args)}`", ABOUT, table.markdown(), *filter(None, gains), _machine()]
+    yield "results", "\n\n".join(parts)
+    for name, ablation in ABLATIONS.items():
+        if {e.name for e in experiments} >= {line.key for line in ablation.lines}:
+            grid = ablation_table(ablation, experiments)
+            yield name, f"### {grid.title}\n\n{grid.markdown()}"
+
+
+def _gain(experiments: list[Experiment], student: str, teacher: str) -> str | None:
+    """How far a student is above its teacher's row, and whether the intervals are apart."""
+    named = {e.name: e for e in experiments}
+    if not {student, teacher} <= named.keys():
+        return None
+    said = []
+    for part in (SEPARATED, CONCATENATED):
+        above, below = (named[name].values(part, "MAP@R") for name in (student, teacher))
+        if not above or not below:
+            return None
+        gap = mean(above) - mean(below)
+        halves = [interval(values) for values in (above, below)]
+        apart = ""
+        if None not in halves:
+            apart = ", intervals " + ("apart" if abs(gap) > sum(h or 0 for h in halves) else "overlap")
+        said.append(f"{gap:+.1f} {part}{apart}")
+    return f"{student.upper()} over {teacher.upper()}, MAP@R: {'; '.join(said)}."
+
+
+def _setup(name: str) -> tuple[str, str]:
+    """Initialisation and architecture of an experiment on drawings."""
+    row = {**rows.ROWS, **rows.ABLATIONS}.get(name.removesuffix(rows.HALF))
+    if row is None:
+        return "random", "ConvNet"
+    start = {**rows.ROWS, **rows.ABLATIONS}[row.teacher].start if row.teacher else row.start
+    return "random" if start is None else "SwAV", f"ConvNet/{2048 if row.wide else 512}"
+
+
+def _command(args: argparse.Namespace) -> str:
+    root = ["--dataset-root", "FOLDER"] if args.dataset != "glyphs" else []
+    reproductions = [] if args.reproductions == 2 else ["--reproductions", str(args.reproductions)]
+    command = [
+        "python",
+        "benchmarks/reality_check.py",
+        args.dataset,
+        *args.experiments,
+        *root,
+        *reproductions,
+    ]
+    return shlex.join(command)
+
+
+def _machine() -> str:
+    device = "GPU" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    versions = (
+        f"torch {torch.__version__.split('+')[0]}, powerful-benchmarker {version('powerful-benchmarker')}"
+    )
+    return f"Made with {versions}, PML {PML_VERSION} on {platform.machine()}, {device}."
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -38,6 +38,7 @@ class _Mended:
     """Settings that name an experiment, and the models that are taken from it."""
 
     args: Any
+    models: Any
     pytorch_getter: Any
     factories: Any
     device: Any
@@ -143,6 +144,14 @@ class _WithPool(_Mended):
         super().check()
         self.get_pool()
 
+    def get_trainer(self, **kwargs: Any) -> Any:
+        """A trainer, where something is to be trained: evaluation needs no pool."""
+        if not self.is_training():
+            return None
+        trainer = super().get_trainer(**kwargs)  # type: ignore[misc]
+        trainer.models = self.models  # not a copy: they are about to be wrapped for several GPUs
+        return trainer
+
     def get_pool(self) -> ImageDataset:
         """The pool that the settings name, or the dataset's own; no labels, no transform."""
         if self.args.pool is None:
@@ -206,10 +215,6 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
         """The arguments that the settings do not give."""
         return {**super().default_kwargs_trainer(), "unlabeled_dataset": self.get_pseudo_labeled_pool}
 
-    def get_trainer(self, **kwargs: Any) -> Any:
-        """A trainer, where something is to be trained: evaluation needs no pool."""
-        return super().get_trainer(**kwargs) if self.is_training() else None
-
     def get_pseudo_labeled_pool(self) -> PseudoLabelDataset:
         """The pool as the fold's teacher labels it; a run that goes on reads what it wrote."""
         pool = self.get_pool().with_transform(self.pool_transform("train"))
@@ -252,10 +257,6 @@ class APISwAVTrainer(_WithPool, theirs.BaseAPIParser):
         """The arguments that the settings do not give; SwAV draws images at random."""
         given = {"dataset": self.get_views, "sampler": lambda: None}
         return {**super().default_kwargs_trainer(), **given}
-
-    def get_trainer(self, **kwargs: Any) -> Any:
-        """A trainer, where something is to be trained: evaluation needs no pool."""
-        return super().get_trainer(**kwargs) if self.is_training() else None
 
     def training_assertions(self, trainer: Any) -> None:
         """None: it trains on views."""

@@ -107,7 +107,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         self.basis_warmup = basis_warmup
         loss_funcs = _with_unlabeled_loss(loss_funcs)
         super().__init__(
-            models=models,
+            models=dict(models),
             optimizers=optimizers,
             batch_size=batch_size,
             loss_funcs=loss_funcs,

@@ -277,8 +277,9 @@ def test_warm_up_trains_the_basis_alone_then_everything(build):
     assert not torch.equal(built.basis.W, W_before)
     for untouched, step in seen:
         assert step["basis_loss"] > 0
-        assert (step["metric_loss"] == 0) == untouched
-        assert (step["unlabeled_metric_loss"] == 0) == untouched
+        # The others are measured all along, so that hooks find the same losses at each step.
+        assert step["metric_loss"] > 0
+        assert step["unlabeled_metric_loss"] > 0
 
 
 def test_weight_decay_and_momentum_leave_the_models_alone_during_warm_up(build):

@@ -46,8 +46,8 @@ from pml_slade.reports.tables import interval
 ABOUT = """\
 Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch of
 each fold is chosen on its validation classes. Every row takes the same number of steps of as many images: a
-student the second half of them, its teacher, an experiment of its own, the first. SwAV rows start from SwAV on
-the pool, fine-tuned on pool and labeled images, which costs extra as it does in the paper. Losses have the
+student the second half of them, its teacher, an experiment of its own, the first. SwAV rows start from SwAV
+on the pool, fine-tuned on pool and labeled images, which costs extra as it does in the paper. Losses have the
 arguments in benchmarker_configs; nothing was tuned, for no row. Each run has its own teachers and starts."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""

@@ -65,10 +65,11 @@ class BayesOptRunner(theirs.BayesOptRunner):
 
     Examples:
         >>> import sys, tempfile
-        >>> sys.argv = ["search", "--experiment_name", "nothing_to_search"]
-        >>> BayesOptRunner(bayes_opt_iters=50, reproductions=10, root_experiment_folder=tempfile.mkdtemp())
+        >>> runs = tempfile.mkdtemp()
+        >>> with mock.patch.object(sys, "argv", ["search", "--experiment_name", "nothing_to_search"]):
+        ...     BayesOptRunner(bayes_opt_iters=50, reproductions=10, root_experiment_folder=runs)
         Traceback (most recent call last):
-        pml_slade.exceptions.ConfigError: no key of the settings ends in ~BAYESIAN~, ~LOG_BAYESIAN~ or...
+        pml_slade.exceptions.ConfigError: no key of the settings in ... ends in ~BAYESIAN~...
     """
 
     def set_YR(self, use_super: bool = True) -> None:

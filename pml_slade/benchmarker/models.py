@@ -38,8 +38,8 @@ class Trunk(nn.Module):
         # powerful-benchmarker reads the size of the features here, then puts an identity in its place.
         self.last_linear = _Features(self.trunk.output_size)  # type: ignore[arg-type]
         colour = in_channels == 3
-        self.mean = list(IMAGENET_DEFAULT_MEAN) if colour else [0.0] * in_channels
-        self.std = list(IMAGENET_DEFAULT_STD) if colour else [1.0] * in_channels
+        self.mean = list(IMAGENET_DEFAULT_MEAN) if colour else None
+        self.std = list(IMAGENET_DEFAULT_STD) if colour else None
         self.input_space = "RGB" if colour else "L"
         self.input_range = [0, 1]
 

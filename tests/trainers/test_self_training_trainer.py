@@ -275,7 +275,7 @@ def test_warm_up_trains_the_basis_alone_then_everything(build):
     built.trainer.train(num_epochs=2)
     assert [untouched for untouched, _ in seen] == [True] * 4 + [False] * 2
     assert not torch.equal(built.basis.W, W_before)
-    for untouched, step in seen:
+    for _, step in seen:
         assert step["basis_loss"] > 0
         # The others are measured all along, so that hooks find the same losses at each step.
         assert step["metric_loss"] > 0

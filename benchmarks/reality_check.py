@@ -45,17 +45,18 @@ from pml_slade.reports.tables import interval
 
 ABOUT = """\
 Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch of
-each fold is chosen on its validation classes. Every row takes the same number of steps of as many images: a
-student the second half of them, its teacher, an experiment of its own, the first. SwAV rows start from SwAV
-on the pool, fine-tuned on pool and labeled images, which costs extra as it does in the paper. Losses have the
-arguments in benchmarker_configs; nothing was tuned, for no row. Each run has its own teachers and starts."""
+each fold is chosen on its validation classes. Every experiment takes the same number of steps of as many
+images. A student starts where its teacher ended, as in the paper, so a control takes as many more steps without
+the pool: "t1_on" is T1 trained on. SwAV rows start from SwAV on the pool, fine-tuned on pool and labeled images.
+Losses have the arguments in benchmarker_configs, and no row was tuned, but for lambda2 of the students (0.25 or
+1, by the validation classes of one run). Each run has its own teachers and starts."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 
 
 def main() -> None:
     args = _arguments()
-    wanted = args.experiments or [*rows.ROWS, *rows.ABLATIONS]
+    wanted = args.experiments or [*rows.ROWS, *rows.CONTROLS, *rows.ABLATIONS]
     failed = run_all(args, _tasks(args.dataset, wanted, args.reproductions))
     experiments = [e for e in read_experiments([_folder(args)]) if e.name in wanted]
     sections = list(report(args, experiments))
@@ -161,10 +162,19 @@ def _run(args: argparse.Namespace, task: Task) -> str | None:
 def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[tuple[str, str]]:
     """The results table, then the ablations of which something was run; each with a name for its section."""
     setups = {name: _setup(name) for name in rows.EXPERIMENTS}
-    table = results_table([e for e in experiments if e.name in rows.ROWS], setups)
+    shown = {**rows.ROWS, **rows.CONTROLS}
+    table = results_table([e for e in experiments if e.name in shown], setups)
     heading = f"## Reality check on {args.dataset.capitalize()}"
-    gains = [_gain(experiments, f"s{i}", f"t{i}") for i in range(1, 5)]
-    parts = [heading, f"`{_command(args)}`", ABOUT, table.markdown(), *filter(None, gains), _machine()]
+    pairs = [(f"s{i}", f"t{i}{on}") for i in range(1, 5) for on in ("", "_on")]
+    gains = [_gain(experiments, *pair) for pair in pairs]
+    parts = [
+        heading,
+        f"`{_command(args)}`",
+        ABOUT,
+        table.markdown(),
+        "\n".join(f"- {g}" for g in gains if g),
+        _machine(),
+    ]
     yield "results", "\n\n".join(parts)
     for name, ablation in ABLATIONS.items():
         if {e.name for e in experiments} >= {line.key for line in ablation.lines}:
@@ -188,16 +198,18 @@ def _gain(experiments: list[Experiment], student: str, teacher: str) -> str | No
         if None not in halves:
             apart = ", intervals " + ("apart" if abs(gap) > sum(h or 0 for h in halves) else "overlap")
         said.append(f"{gap:+.1f} {part}{apart}")
-    return f"{student.upper()} over {teacher.upper()}, MAP@R: {'; '.join(said)}."
+    below_ = teacher.upper().replace("_ON", " trained on")
+    return f"{student.upper()} over {below_}, MAP@R: {'; '.join(said)}."
 
 
 def _setup(name: str) -> tuple[str, str]:
     """Initialisation and architecture of an experiment on drawings."""
-    row = {**rows.ROWS, **rows.ABLATIONS}.get(name.removesuffix(rows.HALF))
+    every = {**rows.ROWS, **rows.CONTROLS, **rows.ABLATIONS}
+    row = every.get(name)
     if row is None:
-        return "random", "ConvNet"
-    start = {**rows.ROWS, **rows.ABLATIONS}[row.teacher].start if row.teacher else row.start
-    return "random" if start is None else "SwAV", f"ConvNet/{2048 if row.wide else 512}"
+        return "random", "ConvNet/512"
+    swav = row.trunk == "resnet50_swav"  # on drawings: SwAV of our own
+    return "SwAV" if swav else "random", f"ConvNet/{2048 if row.wide else 512}"
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -30,11 +30,15 @@ logger = logging.getLogger("pml_slade")
 class _Mended:
     """What all our API parsers add to powerful-benchmarker's.
 
-    Settings are checked before anything is written; `initial_experiment` gives each fold the trunk of that
-    fold's best model; errors keep their message; schedulers are there in every fold.
+    Settings are checked before anything is written; each fold starts from the best model of that fold where
+    `initial_experiment` (its trunk) or `teacher` (all of it) name one; errors keep their message; schedulers
+    are there in every fold.
     """
 
-    starts_from: ClassVar[dict[str, tuple[str, ...]]] = {"initial_experiment": ("trunk",)}
+    starts_from: ClassVar[dict[str, tuple[str, ...]]] = {
+        "initial_experiment": ("trunk",),
+        "teacher": ("trunk", "embedder"),
+    }
     """Settings that name an experiment, and the models that are taken from it."""
 
     args: Any
@@ -182,8 +186,6 @@ class _WithPool(_Mended):
 
 class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
     """For SelfTrainingTrainer: the student is its fold's best teacher, which labels the pool."""
-
-    starts_from: ClassVar[dict[str, tuple[str, ...]]] = {"teacher": ("trunk", "embedder")}
 
     def check(self) -> None:
         """There is a teacher, too."""

@@ -38,7 +38,7 @@ _IMAGENET, _SWAV, _FINETUNED = "resnet50_imagenet", "from_swav", "from_swav_fine
 
 def _student(loss: str, teacher: str, *more: str) -> Row:
     trunk = _IMAGENET if teacher in ("t1", "t3") else "resnet50_swav"
-    return Row(loss, trunk, teacher=teacher, more=more)
+    return Row(loss, trunk, teacher=teacher, more=(f"from_{teacher}", *more))
 
 
 ROWS = {
@@ -55,34 +55,38 @@ ROWS = {
     "mutual_info": Row("mutual_info", _IMAGENET, learns="classifier", wide=True),
     "t1": Row("contrastive", _IMAGENET),
     "t2": Row("contrastive", "resnet50_swav", start=_FINETUNED),
-    "s1": _student("contrastive", "t1", "s1"),
-    "s2": _student("contrastive", "t2", "s2"),
+    "s1": _student("contrastive", "t1"),
+    "s2": _student("contrastive", "t2"),
     "t3": Row("ms_miner", _IMAGENET),
     "t4": Row("ms_miner", "resnet50_swav", start=_FINETUNED),
-    "s3": _student("ms_miner", "t3", "s3"),
-    "s4": _student("ms_miner", "t4", "s4"),
+    "s3": _student("ms_miner", "t3"),
+    "s4": _student("ms_miner", "t4"),
 }
 """The 19 rows of the results table."""
 
 ABLATIONS = {
     "t2_swav": Row("contrastive", "resnet50_swav", start=_SWAV),
-    "s2_swav": _student("contrastive", "t2_swav", "s2_swav"),
-    "s2_pseudo": _student("contrastive", "t2", "s2", "pseudo"),
-    "s2_basis": _student("contrastive", "t2", "s2", "basis"),
-    "s2_local_ce": _student("contrastive", "t2", "s2", "local_ce"),
-    "s2_global_ce": _student("contrastive", "t2", "s2", "global_ce"),
-    **{f"s2_k{k}": _student("contrastive", "t2", "s2", f"k{k}") for k in (100, 200, 300, 500)},
+    "s2_swav": _student("contrastive", "t2_swav"),
+    "s2_pseudo": _student("contrastive", "t2", "pseudo"),
+    "s2_basis": _student("contrastive", "t2", "basis"),
+    "s2_local_ce": _student("contrastive", "t2", "local_ce"),
+    "s2_global_ce": _student("contrastive", "t2", "global_ce"),
+    **{f"s2_k{k}": _student("contrastive", "t2", f"k{k}") for k in (100, 200, 300, 500)},
 }
 """What the four ablations need beside the rows."""
 
 STARTS = ("swav", "swav_finetuned")
 """Self-supervised experiments; on photos SwAV is a file of its authors, and only the second is one."""
 
-HALF = "_half"
-"""On drawings, students have teachers of their own, of half the budget; the student takes the other half."""
+CONTROLS = {
+    "t1_on": Row("contrastive", _IMAGENET, more=("from_t1",)),
+    "t2_on": Row("contrastive", "resnet50_swav", more=("from_t2",)),
+    "t3_on": Row("ms_miner", _IMAGENET, more=("from_t3",)),
+    "t4_on": Row("ms_miner", "resnet50_swav", more=("from_t4",)),
+}
+"""Teachers trained on for as long as their students: what more steps give without the pool."""
 
-TEACHERS = ("t1", "t2", "t3", "t4", "t2_swav")
-EXPERIMENTS = (*STARTS, *ROWS, *ABLATIONS, *(f"{teacher}{HALF}" for teacher in TEACHERS))
+EXPERIMENTS = (*STARTS, *ROWS, *CONTROLS, *ABLATIONS)
 
 
 def layers(dataset: str, name: str) -> list[str]:
@@ -97,11 +101,9 @@ def layers(dataset: str, name: str) -> list[str]:
 
     Examples:
         >>> layers("omniglot", "s2")
-        ['default', 'drawings', 'omniglot', 'contrastive', 'student', 'drawings_student', 's2']
-        >>> layers("omniglot", "t1_half")
-        ['default', 'drawings', 'omniglot', 'contrastive', 'half']
+        ['default', 'drawings', 'omniglot', 'contrastive', 'student', 'drawings_student', 'from_t2']
         >>> layers("cub200", "s2")
-        ['default', 'cub200', 'resnet50_swav', 'contrastive', 'student', 's2']
+        ['default', 'cub200', 'resnet50_swav', 'contrastive', 'student', 'from_t2']
     """
     if dataset not in (*PHOTOS, *DRAWINGS):
         raise ConfigError(f"dataset: {dataset!r} is none of {', '.join((*PHOTOS, *DRAWINGS))}.")
@@ -121,12 +123,12 @@ def _drawing_layers(name: str) -> list[str]:
     chosen += ["wide"] if row.wide else []
     chosen += [row.start] if row.start else []
     chosen += ["student", "drawings_student"] if row.teacher else []
-    return [*chosen, *row.more, *(["half"] if name.endswith(HALF) else [])]
+    return [*chosen, *row.more]
 
 
 def _photo_layers(name: str) -> list[str]:
-    if name == "swav" or name.endswith(HALF):
-        raise ConfigError(f"experiment: {name!r} is there on drawings only: {', '.join(DRAWINGS)}.")
+    if name == "swav":
+        raise ConfigError("experiment: on photos swav is a file of its authors, no experiment.")
     if name == "swav_finetuned":
         return ["resnet50_swav", "swav"]
     row = _row(name)
@@ -138,22 +140,22 @@ def _photo_layers(name: str) -> list[str]:
 
 
 def _row(name: str) -> Row:
-    return {**ROWS, **ABLATIONS}[name.removesuffix(HALF)]
+    return {**ROWS, **CONTROLS, **ABLATIONS}[name]
 
 
 def needs(dataset: str, name: str) -> list[str]:
     """Return the experiments that one starts from, which must be there before it.
 
     Examples:
-        >>> needs("omniglot", "s2"), needs("cub200", "s2"), needs("omniglot", "t2")
-        (['t2_half'], ['t2'], ['swav_finetuned'])
+        >>> needs("omniglot", "s2"), needs("omniglot", "t2"), needs("cub200", "t1")
+        (['t2'], ['swav_finetuned'], [])
     """
     chosen = layers(dataset, name)
-    start = [layer.removeprefix("from_") for layer in (_SWAV, _FINETUNED) if layer in chosen]
-    teacher = None if name in STARTS else _row(name).teacher
-    if teacher is None:
-        return start
-    return [teacher + HALF if dataset in DRAWINGS else teacher]
+    if name in CONTROLS:
+        return [name.removesuffix("_on")]
+    if name not in STARTS and _row(name).teacher is not None:
+        return [str(_row(name).teacher)]
+    return [layer.removeprefix("from_") for layer in (_SWAV, _FINETUNED) if layer in chosen]
 
 
 def flags(dataset: str, name: str) -> list[str]:
@@ -162,9 +164,5 @@ def flags(dataset: str, name: str) -> list[str]:
     Examples:
         >>> " ".join(flags("glyphs", "t1"))
         '--experiment_name t1 --config_experiment [default, drawings, glyphs, contrastive]'
-        >>> flags("glyphs", "s1")[-2:]
-        ['--teacher', 't1_half']
     """
-    given = ["--experiment_name", name, "--config_experiment", f"[{', '.join(layers(dataset, name))}]"]
-    halves = dataset in DRAWINGS and name not in STARTS and _row(name).teacher is not None
-    return [*given, "--teacher", *needs(dataset, name)] if halves else given
+    return ["--experiment_name", name, "--config_experiment", f"[{', '.join(layers(dataset, name))}]"]

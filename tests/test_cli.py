@@ -335,7 +335,7 @@ def test_help_names_every_option(name, options):
 
 def test_help_lists_the_commands_and_train_the_presets():
     result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"})
-    for name in ("train", "demo", "embed", "evaluate", "cluster"):
+    for name in ("train", "demo", "embed", "evaluate", "cluster", "table", "benchmark"):
         assert name in result.stdout
     result = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "200"})
     for preset in presets():

@@ -30,7 +30,7 @@ def test_there_are_blocks_to_run():
 def test_make_targets_exist():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
-    assert targets == ["demo", "test"]
+    assert targets == ["demo", "test", "benchmark-smoke"]
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 

@@ -28,7 +28,11 @@ TINY = {
     "transforms~OVERRIDE~": {use: {"Resize": {"size": "16 16"}} for use in ("train", "eval")},
 }
 TINY_STUDENT = {
-    "trainer~APPLY~2": {"unlabeled_batch_size": 8, "basis_warmup": 1},
+    "trainer~APPLY~2": {
+        "unlabeled_batch_size": 8,
+        "basis_warmup": 1,
+        "loss_weights": {"metric_loss": 1, "unlabeled_metric_loss": 1, "basis_loss": 0.25},
+    },
     "loss_funcs": {"basis_loss": {"FeatureBasisLoss": {"embedding_size": EMBEDDING_SIZE}}},
     "num_clusters": 5,
 }

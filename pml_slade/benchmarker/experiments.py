@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import zipfile
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -14,6 +18,7 @@ from torch import nn
 from ..exceptions import CheckpointError, ConfigError
 
 _REPRODUCTION = re.compile(r"_reproduction\d+$")
+_SAVED = re.compile(r"(.+)_(best)?(\d+)\.pth")
 
 
 def find_experiment(key: str, name: str, own: Path) -> Path:
@@ -55,7 +60,7 @@ def best_files(key: str, experiment: Path, fold: str, names: tuple[str, ...]) ->
     """Return the files of the best models of a fold.
 
     Raises:
-        CheckpointError: the experiment has no such fold, or no best model in it yet.
+        CheckpointError: the experiment has no such fold, or has not finished.
     """
     folder = experiment / fold / "saved_models"
     if not folder.is_dir():
@@ -73,7 +78,49 @@ def best_files(key: str, experiment: Path, fold: str, names: tuple[str, ...]) ->
         raise CheckpointError(
             f"{key}: experiment {experiment} has no best model of fold {fold} yet ({folder}): let it finish."
         )
+    if not any((experiment / "meta_logs" / "saved_csvs").glob("*.csv")):  # written when all folds are over
+        raise CheckpointError(f"{key}: experiment {experiment} has not finished: let it finish.")
     return files
+
+
+def cut_off_folds(experiment: Path) -> list[Path]:
+    """Return the folders of the folds that cannot go on, because a run was killed while it saved.
+
+    powerful-benchmarker would go on from a part of the models, or pass over the best one.
+    """
+    return [folder.parent for folder in sorted(experiment.glob("*/saved_models")) if _cut_off(folder)]
+
+
+def _cut_off(models: Path) -> bool:
+    records = models.parent / "saved_csvs"
+    if any(not table.stat().st_size for table in records.glob("*.csv")):  # opened, not written
+        return True
+    epochs: dict[bool, dict[int, set[str]]] = {True: defaultdict(set), False: defaultdict(set)}
+    for path in models.glob("*.pth"):
+        if not zipfile.is_zipfile(path):  # torch.save ends a file with the table of a zip archive
+            return True
+        if match := _SAVED.fullmatch(path.name):
+            epochs[match[2] is not None][int(match[3])].add(match[1])
+    latest, best = (max(epochs[kind], default=0) for kind in (False, True))
+    if latest and epochs[False][latest] != epochs[True][best]:
+        return True
+    return any(epoch > latest or best_epoch != best for epoch, best_epoch in _recorded(records / "logs.db"))
+
+
+def _recorded(file: Path) -> list[tuple[int, int]]:
+    """The newest epoch that was evaluated on validation, and the best one at that time."""
+    if not file.is_file():
+        return []
+    with closing(sqlite3.connect(file)) as base:
+        query = "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE 'accuracies_%_VAL'"
+        found = [
+            base.execute(
+                "SELECT CAST(epoch AS INTEGER), CAST(best_epoch AS INTEGER) "
+                f"FROM [{table}] ORDER BY 1 DESC, id DESC LIMIT 1"
+            ).fetchone()
+            for (table,) in base.execute(query).fetchall()
+        ]
+    return [(epoch, best) for epoch, best in found if epoch > 0]
 
 
 def load_best(

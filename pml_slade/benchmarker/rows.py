@@ -158,6 +158,26 @@ def needs(dataset: str, name: str) -> list[str]:
     return [layer.removeprefix("from_") for layer in (_SWAV, _FINETUNED) if layer in chosen]
 
 
+def search_layers(dataset: str, name: str) -> list[str]:
+    """Return the layers that, put after those of a row, let `--bayes_opt_iters` search its settings.
+
+    Args:
+        dataset: one of PHOTOS or DRAWINGS.
+        name: one of ROWS.
+
+    Examples:
+        >>> search_layers("omniglot", "proxy_anchor")
+        ['search_proxy_anchor', 'search_drawings_proxies']
+        >>> search_layers("cub200", "s2")
+        ['search_contrastive', 'search_student']
+    """
+    row, chosen = _row(name), layers(dataset, name)
+    optimizers = [
+        f"{prefix}{row.learns}" for prefix in ("drawings_", "") if f"{prefix}{row.learns}" in chosen
+    ]
+    return [f"search_{layer}" for layer in (row.loss, *optimizers, *(["student"] if row.teacher else []))]
+
+
 def flags(dataset: str, name: str) -> list[str]:
     """Return the flags that make `pml-slade benchmark` train an experiment.
 

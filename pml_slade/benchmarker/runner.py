@@ -22,6 +22,7 @@ from powerful_benchmarker.runners.single_experiment_runner import SingleExperime
 from powerful_benchmarker.utils import common_functions as their_functions
 
 from ..exceptions import ConfigError, SladeError
+from .experiments import cut_off_folds
 from .registry import register_all
 
 logger = logging.getLogger("pml_slade")
@@ -44,13 +45,25 @@ class Runner(SingleExperimentRunner):
 
     def setup_yaml_reader(self) -> Any:
         """As theirs, where `--config_x name` also stands for `--config_x [name]`, and files must exist."""
-        reader = super().setup_yaml_reader()
+        try:
+            reader = super().setup_yaml_reader()
+        except ValueError as error:
+            raise ConfigError(f"flags: {str(error).strip()}") from error
         for key in reader.args.config_foldernames:
             setattr(
                 reader.args, key, their_functions.if_str_convert_to_singleton_list(getattr(reader.args, key))
             )
         self.check_root_configs(reader.args)
         return reader
+
+    def get_saved_config_paths(self, args: Any, config_folder: str | None = None) -> Any:
+        """As theirs, with what was changed on the way; theirs goes back to how the run was begun."""
+        paths = super().get_saved_config_paths(args, config_folder)
+        if config_folder is None:  # else it is reproduced, changes and all
+            for folder in their_functions.get_sorted_config_diff_folders(args.place_to_save_configs)[0]:
+                for part, files in paths.items():
+                    files += filter(Path.is_file, [Path(folder) / f"{part}.yaml"])
+        return paths
 
 
 def run(argv: Sequence[str]) -> None:
@@ -68,6 +81,8 @@ def run(argv: Sequence[str]) -> None:
         pml_slade.exceptions.ConfigError: root_config_folder: no file no/such/folder/...
     """
     options, rest = _parser().parse_known_args(argv)
+    # powerful-benchmarker wants the words of a mapping one by one, as an unquoted one comes from a shell.
+    rest = [word for given in rest for word in (given.split() if given[:1] == "{" else [given])]
     if not (Path(options.root_config_folder) / "config_foldernames.yaml").is_file():
         raise ConfigError(
             f"root_config_folder: no file {options.root_config_folder}/config_foldernames.yaml; give "
@@ -173,6 +188,9 @@ def _train(options: Any, rest: Sequence[str], name: str, like: str | None) -> No
     flags = [] if like is None else ["--reproduce_results", like]
     if like is not None and not (Path(like) / "configs").is_dir():
         raise ConfigError(f"reproduce_results: {like} holds no configs: it is not an experiment.")
+    for fold in cut_off_folds(folder):
+        logger.warning("%s: %s was stopped while it was saved, and starts anew", name, fold.name)
+        shutil.rmtree(fold)
     if any(folder.glob("*/saved_models/*.pth")):
         if like is None and not options.merge_argparse_when_resuming:
             _check_same_settings(options, rest, name)

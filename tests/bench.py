@@ -82,7 +82,8 @@ class Bench:
         """Bytes of the model files of an experiment."""
         folder = self.experiments / name
         return {
-            path.relative_to(folder): path.read_bytes() for path in folder.rglob(f"saved_models/*_{suffix}.pth")
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob(f"saved_models/*_{suffix}.pth")
         }
 
     def best(self, name, number=0):

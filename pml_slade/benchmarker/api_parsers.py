@@ -94,7 +94,9 @@ class _Mended:
         given = self.args.optimizers
         self.args.optimizers = copy.deepcopy(given)
         try:
-            return super().get_optimizers(**kwargs)  # type: ignore[misc]
+            optimizers, schedulers, clippers = super().get_optimizers(**kwargs)  # type: ignore[misc]
+            # They come by optimizer, and PML's trainers know them by their own names only.
+            return optimizers, {k: v for made in schedulers.values() for k, v in made.items()}, clippers
         finally:
             self.args.optimizers = given
 

@@ -8,8 +8,6 @@ import json
 import logging
 import re
 import shutil
-import zipfile
-from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,11 +32,11 @@ from pytorch_metric_learning.utils import logging_presets
 
 from ..checkpoints import write_atomic
 from ..exceptions import CheckpointError, ConfigError, SladeError
+from .experiments import cut_off_folds
 
 logger = logging.getLogger("pml_slade")
 
 _EXAMPLE = " Write for instance lr~LOG_BAYESIAN~: [1.0e-6, 1.0e-2]; YAML takes 1e-6 for text."
-_SAVED = re.compile(r"(.+)_((?:best)?\d+)\.pth")
 
 
 class BayesOptRunner(theirs.BayesOptRunner):
@@ -172,7 +170,8 @@ class BayesOptRunner(theirs.BayesOptRunner):
         """As theirs, where errors of this package come out and half-saved models are not loaded."""
         name = YR.args.experiment_name
         try:
-            _expect_whole_models(Path(self.get_sub_experiment_path(name)))
+            if damaged := cut_off_folds(Path(self.get_sub_experiment_path(name))):
+                raise OSError(f"it was killed while it saved {damaged[0]}")
             runner, fresh = self.get_single_experiment_runner(), self.starting_fresh(name)
             if reproduction:
                 depths = {"max_merge_depth": 0, "max_argparse_merge_depth": 0}
@@ -240,21 +239,6 @@ def _check_bounds(parameters: list[dict[str, Any]], source: Path) -> None:
                 f"{parameter['name']}: the bounds to search are two numbers, the lower one first, not "
                 f"{bounds}.{_EXAMPLE}"
             )
-
-
-def _expect_whole_models(experiment: Path) -> None:
-    """Refuse models whose saving was cut off; PML goes on without a file that is missing."""
-    for folder in experiment.glob("*/saved_models"):
-        objects: dict[bool, dict[int, set[str]]] = {True: defaultdict(set), False: defaultdict(set)}
-        for path in folder.glob("*.pth"):
-            if not zipfile.is_zipfile(path):  # torch.save ends a file with the table of a zip archive
-                raise OSError(f"{path} is damaged")
-            if match := _SAVED.fullmatch(path.name):
-                best = match[2].startswith("best")
-                objects[best][int(match[2].removeprefix("best"))].add(match[1])
-        newest = [epochs[max(epochs)] for epochs in objects.values() if epochs]
-        if any(names != newest[0] for names in newest):
-            raise OSError(f"{folder} lacks files of an epoch")
 
 
 def _raise_if_ours(error: BaseException) -> None:

@@ -50,7 +50,20 @@ _ONE = {
     "api_parser": "api_parser",
 }
 _NAMED = {"models": "model", "loss_funcs": "loss", "mining_funcs": "miner", "optimizers": "optimizer"}
-_SCHEDULES = ("scheduler_by_iteration", "scheduler_by_epoch", "scheduler_by_plateau", "clip_grad_norm")
+_SCHEDULES = ("scheduler_by_iteration", "scheduler_by_epoch", "scheduler_by_plateau")
+_NESTED = {
+    "accuracy_calculator": "accuracy_calculator",
+    "visualizer": "visualizer",
+    "distance": "distance",
+    "reducer": "reducer",
+    "weight_regularizer": "regularizer",
+    "embedding_regularizer": "regularizer",
+    "weight_init_func": "weight_init_func",
+    "loss": "loss",
+    "miner": "miner",
+    "helper_split_manager": "split_manager",
+}
+"""Arguments that are classes with arguments of their own, of these kinds."""
 
 
 def check_settings(args: Any, getter: Any) -> None:
@@ -68,7 +81,15 @@ def check_settings(args: Any, getter: Any) -> None:
         if key not in known:
             raise ConfigError(f"{key}: unknown key{_nearest(key, known)}")
     for key, kind, name, arguments in _objects(vars(args)):
-        _check_object(key, _find(key, kind, name, getter), arguments)
+        _check(key, kind, name, arguments, getter)
+
+
+def _check(key: str, kind: str, name: str, arguments: Any, getter: Any) -> None:
+    _check_object(key, _find(key, kind, name, getter), arguments)
+    for argument, value in arguments.items():
+        if argument in _NESTED and isinstance(value, dict) and value:
+            inner = f"{key}.{name}.{argument}"
+            _check(inner, _NESTED[argument], *_single(inner, value), getter)
 
 
 def _objects(args: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -78,8 +99,13 @@ def _objects(args: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, An
             yield key, kind, *_single(key, args[key])
     for key, kind in _NAMED.items():
         for name, spec in (args.get(key) or {}).items():
-            rest = {k: v for k, v in spec.items() if k not in _SCHEDULES} if isinstance(spec, dict) else spec
+            scheduled = key == "optimizers" and isinstance(spec, dict)
+            rest = {k: v for k, v in spec.items() if k not in _SCHEDULES} if scheduled else spec
             yield f"{key}.{name}", kind, *_single(f"{key}.{name}", rest)
+            for schedule in _SCHEDULES if scheduled else ():
+                if schedule in spec:
+                    place = f"{key}.{name}.{schedule}"
+                    yield place, "lr_scheduler", *_single(place, spec[schedule])
     for key in ("transforms", "pool_transforms", "crops"):
         for use, steps in (args.get(key) or {}).items():
             for name, arguments in steps.items() if isinstance(steps, dict) else ():

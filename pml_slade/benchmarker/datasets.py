@@ -133,7 +133,12 @@ class Images(LabeledImages):
         mode: str = "RGB",
         download: bool = False,
     ) -> None:
-        first, second = (open_images(_below(root, path), mode=mode, labeled=True) for path in (train, test))
+        try:
+            first, second = (
+                open_images(_below(root, path), mode=mode, labeled=True) for path in (train, test)
+            )
+        except DataError as error:
+            raise DataError(f"dataset Images: {error}") from error
         super().__init__(first, second, transform)
 
 

@@ -27,7 +27,10 @@ EXPERIMENTS = [
     for name in rows.EXPERIMENTS
     if dataset in rows.DRAWINGS or name != "swav"
 ]
-CLASS_OF = dict(zip(rows.PHOTOS, ("CUB200", "Cars196", "InShop"))) | {"omniglot": "Omniglot", "glyphs": "Glyphs"}
+CLASS_OF = dict(zip(rows.PHOTOS, ("CUB200", "Cars196", "InShop"))) | {
+    "omniglot": "Omniglot",
+    "glyphs": "Glyphs",
+}
 POOL_OF = {"cub200": "nabirds/images", "cars196": "compcars/data/image", "in_shop": "fashion200k/women"}
 LOSS_OF = {
     "contrastive": "ContrastiveLoss",
@@ -75,6 +78,8 @@ def test_every_file_of_the_tree_is_used():
     names = yaml.safe_load((CONFIGS / "config_foldernames.yaml").read_text())
     used = {folder: set(names[folder]) for folder in names["config_foldernames"]}
     used["config_experiment"] |= {layer for pair in EXPERIMENTS for layer in rows.layers(*pair)}
+    searched = [(d, name) for d, name in EXPERIMENTS if name in rows.ROWS]
+    used["config_experiment"] |= {layer for pair in searched for layer in rows.search_layers(*pair)}
     assert {folder: files(folder) for folder in used} == used
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == set(used)
 
@@ -99,7 +104,9 @@ def dataset_root(tmp_path_factory):
             status = "train" if item < CLASSES // 2 else ("query", "gallery")[number % 2]
             listing.append(f"{name} id_{item:08d} {status}")
     (root / "in_shop" / "Eval").mkdir()
-    (root / "in_shop" / "Eval" / "list_eval_partition.txt").write_text("\n".join([str(len(listing)), *listing[1:]]))
+    (root / "in_shop" / "Eval" / "list_eval_partition.txt").write_text(
+        "\n".join([str(len(listing)), *listing[1:]])
+    )
     return root
 
 
@@ -151,7 +158,9 @@ def splits():
         images, labels = drawings(classes, PER_CLASS, seed, size=28)
         return ImageDataset(images, labels, [f"{name} {label}" for label in range(classes)], mode="L")
 
-    return Splits(part("labeled", CLASSES, 0), part("pool", POOL // PER_CLASS, 1), None, part("test", 6, 2), "tiny")
+    return Splits(
+        part("labeled", CLASSES, 0), part("pool", POOL // PER_CLASS, 1), None, part("test", 6, 2), "tiny"
+    )
 
 
 @pytest.fixture
@@ -214,8 +223,8 @@ def batch_of(trainer, channels, classes):
     """A batch as the trainer's own loaders would give it, of noise."""
     labels = torch.arange(4).repeat_interleave(4) % classes
 
-    def images(n=len(labels)):
-        return torch.randn(n, channels, 16, 16)
+    def images():
+        return torch.randn(len(labels), channels, 16, 16)
 
     if type(trainer).__name__ == "SwAVTrainer":
         return [images() for _ in range(4)]
@@ -240,7 +249,7 @@ def test_every_experiment_is_made_and_takes_a_step(build, dataset, name):
         assert {*getattr(trainer, key)} - {"unlabeled_metric_loss"} == {*getattr(args, key)}
     for use in ("train", "eval"):
         steps = [type(step).__name__ for step in parser.transforms[use].transforms]
-        assert [step for step in args.transforms[use]] == [s for s in steps if s in args.transforms[use]]
+        assert list(args.transforms[use]) == [s for s in steps if s in args.transforms[use]]
         assert "ToTensor" in steps
     assert len(parser.split_manager.split_scheme_names) == 4
     if row is not None:
@@ -299,7 +308,10 @@ def check_trunk(trunk, layer):
         assert type(trunk.trunk).__name__ == "ConvNet"
     else:
         assert trunk.trunk.name == "torchvision/resnet50"
-        assert trunk.trunk.weights == {"resnet50_imagenet": "default", "resnet50_swav": "swav_800ep_pretrain.pth.tar"}[layer]
+        assert (
+            trunk.trunk.weights
+            == {"resnet50_imagenet": "default", "resnet50_swav": "swav_800ep_pretrain.pth.tar"}[layer]
+        )
 
 
 def check_all_trained(trainer):

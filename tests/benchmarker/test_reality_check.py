@@ -1,0 +1,115 @@
+"""The command that runs the whole comparison: what is run when, and what is said about it."""
+
+import importlib.util
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("powerful_benchmarker")
+
+from pml_slade.benchmarker import rows
+from pml_slade.reports.experiments import Experiment, Run
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(BENCHMARKS))  # as python does for a script
+    try:
+        spec = importlib.util.spec_from_file_location("reality_check", BENCHMARKS / "reality_check.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def scores(value):
+    return {"MAP@R": value, "RP": value, "P@1": value}
+
+
+def experiment(name, *values):
+    runs = [Run(f"{name}{i}", scores(v), scores(v + 10), None, "tested") for i, v in enumerate(values)]
+    return Experiment(name, "Omniglot", tuple(runs))
+
+
+@pytest.mark.parametrize("dataset", ["omniglot", "cub200"])
+def test_everything_is_run_once_and_after_what_it_needs(script, dataset):
+    wanted = [*rows.ROWS, *rows.CONTROLS, *rows.ABLATIONS]
+    tasks = script._tasks(dataset, wanted, reproductions=2)
+    assert len(set(tasks)) == len(tasks)
+    assert {name for name, _ in tasks} >= set(wanted)
+    for position, (name, suffix) in enumerate(tasks):
+        for needed in rows.needs(dataset, name):
+            assert (needed, suffix) in tasks[:position]
+    assert [suffix for _, suffix in tasks] == sorted((suffix for _, suffix in tasks), key=len)
+
+
+def test_a_row_brings_what_it_needs_and_nothing_else(script):
+    names = [name for name, _ in script._tasks("glyphs", ["s2"], reproductions=0)]
+    assert names == ["swav", "swav_finetuned", "t2", "s2"]
+
+
+def test_a_run_is_finished_when_it_is_tested(script, monkeypatch):
+    half = Experiment("t1", "Omniglot", (Run("t1", scores(1.0), scores(2.0), None, "tested"),))
+    monkeypatch.setattr(script, "read_experiment", lambda folder: half)
+    args = Namespace(folder="x", dataset="omniglot")
+    assert script._is_finished(args, ("t1", ""))
+    assert not script._is_finished(args, ("t1", "_reproduction0"))
+
+
+def test_intervals_are_said_to_be_apart_only_where_they_are(script):
+    near = [experiment("s1", 30.0, 31.0, 32.0), experiment("t1", 29.0, 30.0, 31.0)]
+    assert script._gain(near, "s1", "t1") == (
+        "S1 over T1, MAP@R: +1.0 separated, intervals overlap; +1.0 concatenated, intervals overlap."
+    )
+    far = [experiment("s1", 40.0, 41.0, 42.0), experiment("t1_on", 29.0, 30.0, 31.0)]
+    assert script._gain(far, "s1", "t1_on") == (
+        "S1 over T1 trained on, MAP@R: +11.0 separated, intervals apart; +11.0 concatenated, intervals apart."
+    )
+    below = [experiment("s1", 29.0, 30.0, 31.0), experiment("t1", 40.0, 41.0, 42.0)]
+    assert "-11.0 separated, intervals apart" in script._gain(below, "s1", "t1")
+
+
+def test_one_run_has_no_interval_and_a_missing_row_no_gain(script):
+    assert script._gain([experiment("s1", 30.0), experiment("t1", 29.0)], "s1", "t1") == (
+        "S1 over T1, MAP@R: +1.0 separated; +1.0 concatenated."
+    )
+    assert script._gain([experiment("s1", 30.0)], "s1", "t1") is None
+
+
+def test_what_needs_a_failed_run_is_not_begun(script, monkeypatch, tmp_path):
+    begun = []
+
+    def fails(args, task):
+        begun.append(task[0])
+        return "ConfigError: broken" if task[0] == "t1" else None
+
+    class Now:
+        """A pool that runs at once, in this process."""
+
+        def __init__(self, *args):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def submit(self, function, *arguments):
+            from concurrent.futures import Future
+
+            future = Future()
+            future.set_result(function(*arguments))
+            return future
+
+    monkeypatch.setattr(script, "ProcessPoolExecutor", Now)
+    monkeypatch.setattr(script, "_run", fails)
+    args = Namespace(folder=tmp_path, dataset="omniglot", jobs=2)
+    failed = script.run_all(args, script._tasks("omniglot", ["s1", "fastap"], 0))
+    assert begun == ["t1", "fastap"]
+    assert failed == [("t1", ""), ("s1", "")]

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -29,7 +30,7 @@ import faiss
 import torch
 from compare import RESULTS, put_section
 
-from pml_slade.benchmarker import rows, run
+from pml_slade.benchmarker import check_same_settings, rows, run
 from pml_slade.compat import PML_VERSION
 from pml_slade.exceptions import SladeError
 from pml_slade.reports.benchmark import ablation_table, results_table
@@ -40,16 +41,20 @@ from pml_slade.reports.experiments import (
     read_experiment,
     read_experiments,
 )
-from pml_slade.reports.paper import ABLATIONS
+from pml_slade.reports.paper import ABLATIONS, Ablation
 from pml_slade.reports.tables import interval
 
 ABOUT = """\
-Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch of
-each fold is chosen on its validation classes. Every experiment takes the same number of steps of as many
-images. A student starts where its teacher ended, as in the paper, so a control takes as many more steps without
-the pool: "t1_on" is T1 trained on. SwAV rows start from SwAV on the pool, fine-tuned on pool and labeled images.
-Losses have the arguments in benchmarker_configs, and no row was tuned, but for lambda2 of the students (0.25 or
-1, by the validation classes of one run). Each run has its own teachers and starts."""
+Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch
+of each fold is chosen on its validation classes. Every row takes 600 steps of 64 images a fold, a student
+32 labeled and 32 unlabeled ones. A student starts where its teacher ended, which is our choice, so a
+control takes as many more steps from there without the pool: "t1_on" is T1 trained on. A student's gain
+over that is what the pool and the basis give. SwAV rows start from a short SwAV: 300 steps on the pool and
+300 more on pool and labeled images, prototypes frozen for the first pass over the images, which is most of
+them; its best epochs are chosen on validation classes, too. Losses have the arguments in
+benchmarker_configs, and no row was tuned, but for lambda2 of the students (0.25 or 1, by the validation
+classes of one run). Each run has its own teachers and starts. All rows share one trunk here, so that
+Contrastive and T1, MS+Miner and T3, and the two Proxy-Anchors are the same and differ by chance alone."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 
@@ -58,20 +63,18 @@ def main() -> None:
     args = _arguments()
     wanted = args.experiments or [*rows.ROWS, *rows.CONTROLS, *rows.ABLATIONS]
     failed = run_all(args, _tasks(args.dataset, wanted, args.reproductions))
-    experiments = [e for e in read_experiments([_folder(args)]) if e.name in wanted]
-    sections = list(report(args, experiments))
-    for name, text in sections:
+    for task in failed:
+        print(f"failed: {''.join(task)}; see {_log(args, task)}")
+    for name, text in report(args, read_experiments([_folder(args)])):
         print(f"{text}\n")
         if not args.no_write:
             put_section(RESULTS, f"reality check {args.dataset} {name}", text)
-    for task in failed:
-        print(f"failed: {''.join(task)}; see {_log(args, task)}")
     raise SystemExit(1 if failed else 0)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("dataset", help=", ".join((*rows.DRAWINGS, *rows.PHOTOS)))
+    parser.add_argument("dataset", choices=rows.DRAWINGS)
     parser.add_argument("experiments", nargs="*", help="rows and ablations; default all")
     parser.add_argument("--dataset-root", default="datasets")
     parser.add_argument("--reproductions", type=int, default=2, help="runs of each besides the first")
@@ -138,21 +141,20 @@ def _is_finished(args: argparse.Namespace, task: Task) -> bool:
         runs = read_experiment(_folder(args) / task[0]).runs
     except SladeError:
         return False  # it has not begun
-    return any(each.name == "".join(task) and each.concatenated is not None for each in runs)
+    if not any(each.name == "".join(task) and each.concatenated is not None for each in runs):
+        return False
+    check_same_settings(_flags(args, task))  # a table of several budgets would lie
+    return True
 
 
 def _run(args: argparse.Namespace, task: Task) -> str | None:
     """Train and test one experiment in a worker, all that it prints in a file; return what went wrong."""
-    name, suffix = task
-    flags = rows.flags(args.dataset, name)
-    flags[1] += suffix
-    common = ["--root_experiment_folder", str(_folder(args)), "--dataset_root", args.dataset_root]
     _log(args, task).parent.mkdir(parents=True, exist_ok=True)
     with _log(args, task).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         logging.basicConfig(stream=log, format="%(asctime)s %(message)s", force=True)
         logging.getLogger("pml_slade").setLevel(logging.INFO)
         try:
-            run([*flags, *common, "--test", "--quiet"])
+            run([*_flags(args, task), "--test", "--quiet"])
         except Exception as error:
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"
@@ -163,7 +165,10 @@ def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[
     """The results table, then the ablations of which something was run; each with a name for its section."""
     setups = {name: _setup(name) for name in rows.EXPERIMENTS}
     shown = {**rows.ROWS, **rows.CONTROLS}
-    table = results_table([e for e in experiments if e.name in shown], setups)
+    named = [e for e in experiments if e.name in shown]
+    if not named:
+        return
+    table = results_table(named, setups)
     heading = f"## Reality check on {args.dataset.capitalize()}"
     pairs = [(f"s{i}", f"t{i}{on}") for i in range(1, 5) for on in ("", "_on")]
     gains = [_gain(experiments, *pair) for pair in pairs]
@@ -178,8 +183,15 @@ def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[
     yield "results", "\n\n".join(parts)
     for name, ablation in ABLATIONS.items():
         if {e.name for e in experiments} >= {line.key for line in ablation.lines}:
-            grid = ablation_table(ablation, experiments)
+            grid = ablation_table(_with_random_start(ablation), experiments)
             yield name, f"### {grid.title}\n\n{grid.markdown()}"
+
+
+def _with_random_start(ablation: Ablation) -> Ablation:
+    """The same, where what is ImageNet in the paper is called what it is on drawings."""
+    titles = {"ImageNet": "random (paper: ImageNet)"}
+    lines = [replace(line, title=titles.get(line.title, line.title)) for line in ablation.lines]
+    return replace(ablation, lines=tuple(lines))
 
 
 def _gain(experiments: list[Experiment], student: str, teacher: str) -> str | None:
@@ -232,6 +244,12 @@ def _machine() -> str:
         f"torch {torch.__version__.split('+')[0]}, powerful-benchmarker {version('powerful-benchmarker')}"
     )
     return f"Made with {versions}, PML {PML_VERSION} on {platform.machine()}, {device}."
+
+
+def _flags(args: argparse.Namespace, task: Task) -> list[str]:
+    flags = rows.flags(args.dataset, task[0])
+    flags[1] += task[1]
+    return [*flags, "--root_experiment_folder", str(_folder(args)), "--dataset_root", args.dataset_root]
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -15,6 +15,6 @@ except ImportError as _error:
 
 from .. import compat  # noqa: F401  (numpy's old names, before anything of theirs runs)
 from .registry import register_all
-from .runner import main, run
+from .runner import check_same_settings, main, run
 
-__all__ = ["main", "register_all", "run"]
+__all__ = ["check_same_settings", "main", "register_all", "run"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +16,7 @@ from powerful_benchmarker import api_parsers as theirs
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from ..checkpoints import write_atomic
+from ..checkpoints import write_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
 from ..datasets import ImageDataset, PseudoLabelDataset
 from ..exceptions import ConfigError, DataError
@@ -40,6 +41,8 @@ class _Mended:
         "teacher": ("trunk", "embedder"),
     }
     """Settings that name an experiment, and the models that are taken from it."""
+    reads: ClassVar[frozenset[str]] = frozenset({"initial_experiment", "teacher", "pool"})
+    """Settings of ours that mean something here; the pool belongs to the data, whatever is trained."""
 
     args: Any
     models: Any
@@ -56,12 +59,17 @@ class _Mended:
                 setattr(args, key, default)
         # powerful-benchmarker writes into the settings as it builds; what it saves must be what was given.
         for key in ("transforms", "optimizers"):
+            if not isinstance(getattr(args, key, None), dict):
+                raise ConfigError(f"{key}: missing from the YAML tree.")
             setattr(args, key, copy.deepcopy(getattr(args, key)))
         super().__init__(args, **kwargs)  # type: ignore[call-arg]
 
     def run(self) -> Any:
         """Check, then run."""
         check_settings(self.args, self.pytorch_getter)
+        for key in OWN_KEYS.keys() - self.reads:
+            if getattr(self.args, key) != OWN_KEYS[key]:
+                raise ConfigError(f"{key}: nothing reads it with trainer {next(iter(self.args.trainer))}.")
         if self.is_training():
             self.transforms = self.get_transforms()
             self.split_manager = self.get_split_manager()
@@ -142,8 +150,24 @@ class APITrainWithClassifier(_Mended, theirs.APITrainWithClassifier):
     """For TrainWithClassifier."""
 
 
+class APICascadedEmbeddings(_Mended, theirs.APICascadedEmbeddings):
+    """For CascadedEmbeddings."""
+
+
+class APIDeepAdversarialMetricLearning(_Mended, theirs.APIDeepAdversarialMetricLearning):
+    """For DeepAdversarialMetricLearning."""
+
+
+class APIUnsupervisedEmbeddingsUsingAugmentations(
+    _Mended, theirs.APIUnsupervisedEmbeddingsUsingAugmentations
+):
+    """For UnsupervisedEmbeddingsUsingAugmentations."""
+
+
 class _WithPool(_Mended):
     """For trainers that take unlabeled images."""
+
+    reads = _Mended.reads | {"pool_transforms"}
 
     def check(self) -> None:
         """The pool is there, too."""
@@ -172,9 +196,12 @@ class _WithPool(_Mended):
             "dataset", yaml_dict=self.args.pool, return_uninitialized=True
         )
         try:
-            return pool(**{"root": self.args.dataset_root, **arguments}).pool
+            made = pool(**{"root": self.args.dataset_root, **arguments})
         except DataError as error:
             raise DataError(f"pool: {error}") from error
+        if not hasattr(made, "pool"):
+            raise ConfigError(f"pool: {pool.__name__} has no unlabeled images; ImagePool takes any folder.")
+        return made.pool
 
     def pool_transform(self, use: str) -> Any:
         """The pool's transform for train or eval; by default that of the labeled images."""
@@ -188,6 +215,8 @@ class _WithPool(_Mended):
 
 class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
     """For SelfTrainingTrainer: the student is its fold's best teacher, which labels the pool."""
+
+    reads = _WithPool.reads | {"num_clusters", "min_cluster_size"}
 
     def check(self) -> None:
         """There is a teacher, too."""
@@ -224,6 +253,7 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
         pool = self.get_pool().with_transform(self.pool_transform("train"))
         offset = self.split_manager.get_num_labels("train", "train")
         file = Path(self.model_folder).parent / "pseudo_labels.npy"
+        self._check_same_labels(file.with_suffix(".json"), len(pool))
         if not file.exists():
             labels = np.full(len(pool), -1, dtype=np.int64)
             labeled = self._cluster(pool, offset)
@@ -232,6 +262,19 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
             np.save(buffer, labels)
             write_atomic(file, buffer.getvalue())
         return PseudoLabelDataset(pool, np.load(file), offset)
+
+    def _check_same_labels(self, note: Path, size: int) -> None:
+        """Refuse to go on with pseudo-labels that were made otherwise; note how new ones are made."""
+        keys = ("teacher", "num_clusters", "min_cluster_size", "pool_transforms")
+        made = {**{key: getattr(self.args, key) for key in keys}, "images in the pool": size}
+        if not note.exists():
+            write_json_atomic(note, made)
+        for key, before in json.loads(note.read_text()).items():
+            if made[key] != before:
+                raise ConfigError(
+                    f"{key}: the pseudo-labels of {self.args.experiment_name} were made with {before}, not "
+                    f"{made[key]}: give the run another name."
+                )
 
     def _cluster(self, pool: ImageDataset, offset: int) -> PseudoLabelDataset:
         labeled = len(self.split_manager.get_dataset("train", "train"))
@@ -250,6 +293,8 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
 
 class APISwAVTrainer(_WithPool, theirs.BaseAPIParser):
     """For SwAVTrainer: views of the pool, and of the fold's training images without their labels."""
+
+    reads = _Mended.reads | {"crops"}
 
     def check(self) -> None:
         """There are crops, too."""

@@ -50,6 +50,13 @@ _ONE = {
     "api_parser": "api_parser",
 }
 _NAMED = {"models": "model", "loss_funcs": "loss", "mining_funcs": "miner", "optimizers": "optimizer"}
+_WITHIN = {
+    "transforms": {"train", "eval"},
+    "pool_transforms": {"train", "eval"},
+    "crops": {"global", "local", "num_local", "pool_only"},
+    "models": {"trunk", "embedder", "classifier", "generator"},
+}
+"""Keys below a key that holds no class itself."""
 _SCHEDULES = ("scheduler_by_iteration", "scheduler_by_epoch", "scheduler_by_plateau")
 _NESTED = {
     "accuracy_calculator": "accuracy_calculator",
@@ -80,6 +87,15 @@ def check_settings(args: Any, getter: Any) -> None:
     for key in vars(args):
         if key not in known:
             raise ConfigError(f"{key}: unknown key{_nearest(key, known)}")
+    for key, below in _WITHIN.items():
+        for name in getattr(args, key, None) or {}:
+            if name not in below and not (key == "transforms" and name.startswith("augmentation")):
+                raise ConfigError(f"{key}.{name}: unknown key{_nearest(name, below)}")
+    parts = {*(getattr(args, "models", None) or {}), *(getattr(args, "loss_funcs", None) or {})}
+    for name in getattr(args, "optimizers", None) or {}:
+        if name.removesuffix("_optimizer") not in parts or not name.endswith("_optimizer"):
+            optimizers = {f"{part}_optimizer" for part in parts}
+            raise ConfigError(f"optimizers.{name}: nothing of that name{_nearest(name, optimizers)}")
     for key, kind, name, arguments in _objects(vars(args)):
         _check(key, kind, name, arguments, getter)
 

@@ -37,23 +37,26 @@ def find_experiment(key: str, name: str, own: Path) -> Path:
         ConfigError: there is no such experiment.
     """
     number = _REPRODUCTION.search(own.name)
-    places = [own.parent, own.parent.parent]
-    for folder in [place / f"{name}{number.group() if number else ''}" for place in places] + [
-        place / name for place in places
-    ]:
+    suffix = number.group() if number else ""
+    for place in (own.parent, own.parent.parent):
+        folder = place / name
         if folder.is_dir() and folder != own:
-            return _best_trial(folder)
+            best = _best_trial(key, folder)
+            again = best.with_name(best.name + suffix)
+            return again if again.is_dir() and again != own else best
     raise ConfigError(
         f"{key}: there is no experiment {name!r} in {own.parent}. Train it first: "
         f"pml-slade benchmark --experiment_name {name} ..."
     )
 
 
-def _best_trial(folder: Path) -> Path:
+def _best_trial(key: str, folder: Path) -> Path:
     found = folder / "best_parameters.yaml"
-    if not found.is_file():
-        return folder
-    return folder / str(yaml.safe_load(found.read_text())["best_sub_experiment_name"])
+    if found.is_file():
+        return folder / str(yaml.safe_load(found.read_text())["best_sub_experiment_name"])
+    if any(folder.glob("bayes_opt_*")):
+        raise ConfigError(f"{key}: the search in {folder} has not finished: let it finish.")
+    return folder
 
 
 def best_files(key: str, experiment: Path, fold: str, names: tuple[str, ...]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from unittest import mock
 
 import tqdm
 import yaml
-from easy_module_attribute_getter import utils as emag_utils
 from powerful_benchmarker.runners.single_experiment_runner import SingleExperimentRunner
 from powerful_benchmarker.utils import common_functions as their_functions
 
@@ -59,11 +59,22 @@ class Runner(SingleExperimentRunner):
     def get_saved_config_paths(self, args: Any, config_folder: str | None = None) -> Any:
         """As theirs, with what was changed on the way; theirs goes back to how the run was begun."""
         paths = super().get_saved_config_paths(args, config_folder)
-        if config_folder is None:  # else it is reproduced, changes and all
-            for folder in their_functions.get_sorted_config_diff_folders(args.place_to_save_configs)[0]:
-                for part, files in paths.items():
-                    files += filter(Path.is_file, [Path(folder) / f"{part}.yaml"])
+        configs = Path(args.place_to_save_configs)
+        if config_folder is None and their_functions.get_sorted_config_diff_folders(str(configs))[0]:
+            merged = Path(tempfile.mkdtemp())
+            for part in paths:
+                paths[part] = [str(merged / f"{part}.yaml")]
+                their_functions.write_yaml(paths[part][0], saved_settings(configs, part), "w")
         return paths
+
+
+def saved_settings(configs: Path, part: str) -> dict[str, Any]:
+    """Settings of a run as it stands: as saved at first, with each key that was changed since."""
+    settings: dict[str, Any] = yaml.safe_load((configs / f"{part}.yaml").read_text()) or {}
+    for folder in their_functions.get_sorted_config_diff_folders(str(configs))[0]:
+        if (Path(folder) / f"{part}.yaml").is_file():
+            settings |= yaml.safe_load((Path(folder) / f"{part}.yaml").read_text())
+    return settings
 
 
 def run(argv: Sequence[str]) -> None:
@@ -80,14 +91,7 @@ def run(argv: Sequence[str]) -> None:
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: root_config_folder: no file no/such/folder/...
     """
-    options, rest = _parser().parse_known_args(argv)
-    # powerful-benchmarker wants the words of a mapping one by one, as an unquoted one comes from a shell.
-    rest = [word for given in rest for word in (given.split() if given[:1] == "{" else [given])]
-    if not (Path(options.root_config_folder) / "config_foldernames.yaml").is_file():
-        raise ConfigError(
-            f"root_config_folder: no file {options.root_config_folder}/config_foldernames.yaml; give "
-            "pml_slade's folder benchmarker_configs, or a complete tree of your own."
-        )
+    options, rest = _parse(argv)
     with _quiet(options.quiet):
         if options.bayes_opt_iters:
             _search(options, rest)
@@ -117,6 +121,18 @@ def configs_folder() -> Path:
     beside = Path(__file__).parents[2] / "benchmarker_configs"
     installed = Path(sysconfig.get_path("data")) / "share" / "pml_slade" / "benchmarker_configs"
     return beside if beside.is_dir() else installed
+
+
+def _parse(argv: Sequence[str]) -> tuple[Any, list[str]]:
+    """Our flags, and what is left for powerful-benchmarker."""
+    options, rest = _parser().parse_known_args(argv)
+    if not (Path(options.root_config_folder) / "config_foldernames.yaml").is_file():
+        raise ConfigError(
+            f"root_config_folder: no file {options.root_config_folder}/config_foldernames.yaml; give "
+            "pml_slade's folder benchmarker_configs, or a complete tree of your own."
+        )
+    # It wants the words of a mapping one by one, as an unquoted one comes from a shell.
+    return options, [word for given in rest for word in (given.split() if given[:1] == "{" else [given])]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,7 +177,10 @@ def _runner(options: Any, kind: type = Runner, **more: Any) -> Any:
 def _theirs(options: Any, rest: Sequence[str], name: str, flags: Sequence[str]) -> Any:
     """One run of powerful-benchmarker, which reads its flags from the process's command line."""
     with _argv(["--experiment_name", name, *flags, *rest]):
-        return _runner(options).run()
+        try:
+            return _runner(options).run()
+        except SystemExit:
+            raise ConfigError(f"experiment_name: {_folder(options, name)} is taken.") from None
 
 
 def _chosen(options: Any) -> list[str]:
@@ -178,8 +197,17 @@ def _train_and_test(options: Any, rest: Sequence[str]) -> None:
             _train(options, rest, each, str(_folder(options, name)))
         if options.test or options.reproductions:
             logger.info("%s: testing", each)
-            for flag in ("--evaluate", "--evaluate_ensemble"):
-                _theirs(options, ["--splits_to_eval", "[test]"], each, [flag])
+            _theirs(options, ["--splits_to_eval", "[test]"], each, ["--evaluate"])
+            again = ["--skip_ensemble_eval_if_already_done", "False"] if _is_outdated(options, each) else []
+            _theirs(options, ["--splits_to_eval", "[test]", *again], each, ["--evaluate_ensemble"])
+
+
+def _is_outdated(options: Any, name: str) -> bool:
+    """Whether a best model is newer than the scores of all folds together, which know no epochs."""
+    folder = _folder(options, name)
+    scores = [p.stat().st_mtime for p in folder.glob("meta_logs/saved_csvs/ConcatenateEmbeddings_*.csv")]
+    best = [p.stat().st_mtime for p in folder.glob("*/saved_models/trunk_best*.pth")]
+    return bool(scores) and max(best, default=0.0) > max(scores)
 
 
 def _train(options: Any, rest: Sequence[str], name: str, like: str | None) -> None:
@@ -192,17 +220,44 @@ def _train(options: Any, rest: Sequence[str], name: str, like: str | None) -> No
         logger.warning("%s: %s was stopped while it was saved, and starts anew", name, fold.name)
         shutil.rmtree(fold)
     if any(folder.glob("*/saved_models/*.pth")):
-        if like is None and not options.merge_argparse_when_resuming:
+        if like is None:
             _check_same_settings(options, rest, name)
         logger.info("%s: going on", name)
         flags += ["--resume_training", "latest"]
-    elif (folder / "configs").is_dir():
-        shutil.rmtree(folder)  # nothing was trained yet; powerful-benchmarker would not begin in it
+    elif folder.is_dir():
+        _expect_nothing_but_a_start(folder)
+        shutil.rmtree(folder)  # powerful-benchmarker would not begin in it
     _theirs(options, rest, name, flags)
 
 
+def _expect_nothing_but_a_start(folder: Path) -> None:
+    """Refuse a folder that holds more than what a run writes before its first model."""
+    for path in folder.rglob("*"):
+        part, *below = path.relative_to(folder).parts
+        records = below[:1] in (["tensorboard_logs"], ["saved_plots"]) or (
+            part != "meta_logs" and (below[:1] == ["saved_csvs"] or path.stem == "pseudo_labels")
+        )
+        if path.is_file() and part != "configs" and not records:
+            raise ConfigError(
+                f"experiment_name: {folder} is taken: it holds {path.relative_to(folder)} and no models of a "
+                "run to go on with. Choose another name; a Bayesian search goes on with --bayes_opt_iters."
+            )
+
+
+def check_same_settings(argv: Sequence[str]) -> None:
+    """Refuse a command whose settings are not those that its experiment was begun with.
+
+    Args:
+        argv: as in `run`, of an experiment that is there.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    options, rest = _parse(argv)
+    _check_same_settings(options, rest, options.experiment_name)
+
+
 def _check_same_settings(options: Any, rest: Sequence[str], name: str) -> None:
-    """Refuse to go on with a run under settings that it was not begun with."""
     with _argv(["--experiment_name", name, *rest]):
         runner = _runner(options)
         reader = runner.setup_yaml_reader()
@@ -212,28 +267,22 @@ def _check_same_settings(options: Any, rest: Sequence[str], name: str) -> None:
             max_argparse_merge_depth=float("inf"),
             merge_argparse=True,
         )
-    configs = _folder(options, name) / "configs"
     for part, settings in copy.deepcopy(dict(given)).items():
-        if part == runner.config_foldernames_base:
-            continue
-        began = _saved(configs, part)
+        layers = part == runner.config_foldernames_base
+        if layers != options.merge_argparse_when_resuming:
+            continue  # flags may change settings on the way, if asked to; layers are read at first only
+        began = saved_settings(_folder(options, name) / "configs", part)
         for key in {*settings, *began}:
             if settings.get(key) != began.get(key):
                 raise ConfigError(
                     f"experiment_name: {name} was begun with {key}: {began.get(key)}, not "
-                    f"{settings.get(key)}. Give the run another name, or "
-                    "--merge_argparse_when_resuming to change it on the way."
+                    f"{settings.get(key)}. Give the run another name"
+                    + (
+                        ", or flags in place of layers."
+                        if layers
+                        else ", or --merge_argparse_when_resuming to change it on the way."
+                    )
                 )
-
-
-def _saved(configs: Path, part: str) -> dict[str, Any]:
-    """Settings of a run as it stands: as saved at first, and as changed since."""
-    settings: dict[str, Any] = yaml.safe_load((configs / f"{part}.yaml").read_text()) or {}
-    for folder in their_functions.get_sorted_config_diff_folders(str(configs))[0]:
-        if (Path(folder) / f"{part}.yaml").is_file():
-            change = yaml.safe_load((Path(folder) / f"{part}.yaml").read_text())
-            settings = emag_utils.merge_two_dicts(settings, change, max_merge_depth=float("inf"))
-    return settings
 
 
 def _search(options: Any, rest: Sequence[str]) -> None:
@@ -241,7 +290,12 @@ def _search(options: Any, rest: Sequence[str]) -> None:
 
     with _argv(["--experiment_name", options.experiment_name, *_chosen(options), *rest]):
         counts = {"bayes_opt_iters": options.bayes_opt_iters, "reproductions": options.reproductions}
-        runner = _runner(options, BayesOptRunner, **counts)
+        try:
+            runner = _runner(options, BayesOptRunner, **counts)
+        except SladeError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"flags: {str(error).strip()}") from error
         register_all(runner)
         runner.run()
 

@@ -17,6 +17,7 @@ from .paper import ABLATIONS, DATASETS, FRAMEWORKS, ROWS, Ablation, Line, Row
 from .tables import METRICS, MISSING, Cell, Column, Grid, interval
 
 NOT_RUN = "not run"
+OURS = "frwk, init and arch/dim are the paper's; ours are all of [1], and Proxy-Anchor¹ has BN-Inception."
 _RUNS = Column("runs")
 _HOW = "Test classes, %; mean of the runs ± half its 95 % interval (Student's t)."
 _PARTS = {
@@ -71,7 +72,7 @@ def results_table(
         line += [row.published[dataset][metric] for metric in METRICS if known]
         lines.append(tuple(line))
     notes = [f"{_HOW} {'; '.join(_PARTS.values()).capitalize()}."]
-    notes += [f"Paper: concatenated where the framework is [1]. {FRAMEWORKS}"] if known else []
+    notes += [f"Paper: concatenated where the framework is [1]. {FRAMEWORKS}", OURS] if known else []
     names = tuple(row.key for row in rows)
     return Grid(f"Results on {dataset}, %", tuple(columns), names, tuple(lines), tuple(notes))
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("powerful_benchmarker")
 
 from pml_slade.benchmarker import rows
+from pml_slade.exceptions import ConfigError
 from pml_slade.reports.experiments import Experiment, Run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -56,9 +57,40 @@ def test_a_row_brings_what_it_needs_and_nothing_else(script):
 def test_a_run_is_finished_when_it_is_tested(script, monkeypatch):
     half = Experiment("t1", "Omniglot", (Run("t1", scores(1.0), scores(2.0), None, "tested"),))
     monkeypatch.setattr(script, "read_experiment", lambda folder: half)
-    args = Namespace(folder="x", dataset="omniglot")
+    checked = []
+    monkeypatch.setattr(script, "check_same_settings", checked.append)
+    args = Namespace(folder="x", dataset="omniglot", dataset_root="d")
     assert script._is_finished(args, ("t1", ""))
     assert not script._is_finished(args, ("t1", "_reproduction0"))
+    assert [argv[:2] for argv in checked] == [["--experiment_name", "t1"]]
+
+
+def test_a_finished_run_of_other_settings_stops_everything(script, monkeypatch):
+    def differ(argv):
+        raise ConfigError("t1 was begun with patience: 3, not 9")
+
+    half = Experiment("t1", "Omniglot", (Run("t1", scores(1.0), scores(2.0), None, "tested"),))
+    monkeypatch.setattr(script, "read_experiment", lambda folder: half)
+    monkeypatch.setattr(script, "check_same_settings", differ)
+    with pytest.raises(ConfigError, match="patience"):
+        script.run_all(Namespace(folder="x", dataset="omniglot", dataset_root="d", jobs=1), [("t1", "")])
+
+
+def test_ablations_alone_have_no_results_table(script):
+    args = Namespace(dataset="omniglot", experiments=[], reproductions=1)
+    lines = [experiment(name, 30.0) for name in ("s2_k100", "s2_k200", "s2_k300", "s2_k500")]
+    assert list(script.report(args, lines)) == []
+    (name, text), *ablations = script.report(args, [*lines, experiment("s2", 31.0)])
+    assert name == "results"
+    assert "not run" in text
+    assert [name for name, _ in ablations] == ["k"]
+
+
+def test_a_random_start_is_not_called_imagenet(script):
+    lines = [experiment(name, 30.0) for name in ("s1", "s2_swav", "s2")]
+    args = Namespace(dataset="omniglot", experiments=[], reproductions=1)
+    text = dict(script.report(args, lines))["initialisation"]
+    assert "| random (paper: ImageNet) | 40" in text
 
 
 def test_intervals_are_said_to_be_apart_only_where_they_are(script):

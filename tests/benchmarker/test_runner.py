@@ -563,3 +563,14 @@ def test_an_error_while_it_runs_keeps_its_message(copied, monkeypatch):
     monkeypatch.undo()
     copied.run("t1_again")
     assert len(copied.models("t1_again", "2")) > 2
+
+
+def test_the_folder_of_a_search_is_not_taken_for_a_run(copied):
+    search = copied.experiments / "t1_search"
+    trial = search / "t1_search0" / FOLDS[0] / "saved_models"
+    trial.mkdir(parents=True)
+    (search / "configs").mkdir()
+    (trial / "trunk_best1.pth").write_bytes(b"a trial")
+    with pytest.raises(ConfigError, match="is taken: it holds .*a Bayesian search goes on"):
+        copied.run("t1_search")
+    assert (trial / "trunk_best1.pth").read_bytes() == b"a trial"

@@ -216,7 +216,8 @@ def _train(options: Any, rest: Sequence[str], name: str, like: str | None) -> No
     flags = [] if like is None else ["--reproduce_results", like]
     if like is not None and not (Path(like) / "configs").is_dir():
         raise ConfigError(f"reproduce_results: {like} holds no configs: it is not an experiment.")
-    for fold in cut_off_folds(folder):
+    trained = any(folder.glob("*/saved_models/*.pth"))
+    for fold in cut_off_folds(folder) if trained else ():
         logger.warning("%s: %s was stopped while it was saved, and starts anew", name, fold.name)
         shutil.rmtree(fold)
     if any(folder.glob("*/saved_models/*.pth")):

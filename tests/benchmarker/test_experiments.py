@@ -50,6 +50,19 @@ def test_of_a_search_the_best_trial(make):
     assert find_experiment("teacher", "t1", root / "s1") == root / "t1" / "t11"
 
 
+def test_a_reproduction_takes_the_reproduction_of_the_best_trial(make):
+    root = make("t1/t11", "t1/t11_reproduction0", "s1_reproduction0", "s1_reproduction1")
+    (root / "t1" / "best_parameters.yaml").write_text(yaml.safe_dump({"best_sub_experiment_name": "t11"}))
+    found = [find_experiment("teacher", "t1", root / f"s1_reproduction{i}") for i in (0, 1)]
+    assert found == [root / "t1" / "t11_reproduction0", root / "t1" / "t11"]
+
+
+def test_a_search_that_has_not_finished_is_no_teacher(make):
+    root = make("t1/t10", "t1/bayes_opt_ax_logs", "s1")
+    with pytest.raises(ConfigError, match=r"teacher: the search in .*t1 has not finished"):
+        find_experiment("teacher", "t1", root / "s1")
+
+
 def test_a_trial_finds_what_lies_beside_its_search(make):
     root = make("t1", "s1/s10")
     assert find_experiment("teacher", "t1", root / "s1" / "s10") == root / "t1"

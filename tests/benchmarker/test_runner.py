@@ -643,6 +643,6 @@ def test_the_folder_of_a_search_is_not_taken_for_a_run(copied):
     trial.mkdir(parents=True)
     (search / "configs").mkdir()
     (trial / "trunk_best1.pth").write_bytes(b"a trial")
-    with pytest.raises(ConfigError, match="is taken: it holds .*a Bayesian search goes on"):
+    with pytest.raises(ConfigError, match=r"is taken: it holds .*a Bayesian search goes on"):
         copied.run("t1_search")
     assert (trial / "trunk_best1.pth").read_bytes() == b"a trial"

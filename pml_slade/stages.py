@@ -207,7 +207,8 @@ class _Records:
             self.add(row)
 
     def add(self, row: Metrics) -> None:
-        self.keeper.update_records({"training": row}, int(row["epoch"]))
+        for name, value in row.items():  # update_records differs between versions, this does not
+            self.keeper.append_data("training", name, value, int(row["epoch"]))
         self.keeper.save_records()
 
     def close(self) -> None:

@@ -53,9 +53,11 @@ control takes as many more steps from there without the pool: "t1_on" is T1 trai
 over that is what the pool and the basis give. SwAV rows start from a short SwAV: 300 steps on the pool and
 300 more on pool and labeled images, prototypes frozen for the first pass over the images, which is most of
 them; its best epochs are chosen on validation classes, too. Losses have the arguments in
-benchmarker_configs, and no row was tuned, but for lambda2 of the students (0.25 or 1, by the validation
-classes of one run). Each run has its own teachers and starts. All rows share one trunk here, so that
-Contrastive and T1, MS+Miner and T3, and the two Proxy-Anchors are the same and differ by chance alone."""
+benchmarker_configs, and no row was tuned, but for lambda2 (0.25 or 1) and the learning rate (0.001 or
+0.0003) of the students, by the validation classes of one run of S1. Each run has its own teachers and
+starts. All rows share one trunk here, so that Contrastive and T1, MS+Miner and T3, and the two Proxy-
+Anchors are the same and differ by chance alone. The column "runs" says how many runs a row has: some were
+given more by the same command with their names and more reproductions."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 

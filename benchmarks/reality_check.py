@@ -43,7 +43,7 @@ from pml_slade.reports.experiments import (
     read_experiments,
 )
 from pml_slade.reports.paper import ABLATIONS, Ablation
-from pml_slade.reports.tables import interval
+from pml_slade.reports.tables import cell, interval
 
 ABOUT = """\
 Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch
@@ -55,9 +55,10 @@ over that is what the pool and the basis give. SwAV rows start from a short SwAV
 them; its best epochs are chosen on validation classes, too. Losses have the arguments in
 benchmarker_configs, and no row was tuned, but for lambda2 (0.25 or 1) and the learning rate (0.001 or
 0.0003) of the students, by the validation classes of one run of S1. Each run has its own teachers and
-starts. All rows share one trunk here, so that Contrastive and T1, MS+Miner and T3, and the two Proxy-
-Anchors are the same and differ by chance alone. The column "runs" says how many runs a row has: some were
-given more by the same command with their names and more reproductions."""
+starts. All rows share one trunk here, so that Contrastive and T1, MS+Miner and T3, and the two
+Proxy-Anchors are the same and differ by chance alone. The column "runs" says how many runs a row has; some
+were given more by the same command with their names and more reproductions, T2, S2, T4 and S4 because
+intervals overlapped. "Run by run" compares each run of a student with the run that it started from."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 
@@ -230,14 +231,25 @@ def _gain(experiments: list[Experiment], student: str, teacher: str) -> str | No
         above, below = (named[name].values(part, "MAP@R") for name in (student, teacher))
         if not above or not below:
             return None
-        gap = mean(above) - mean(below)
         halves = [interval(values) for values in (above, below)]
         apart = ""
         if None not in halves:
-            apart = ", intervals " + ("apart" if abs(gap) > sum(h or 0 for h in halves) else "overlap")
-        said.append(f"{gap:+.1f} {part}{apart}")
+            gap = abs(mean(above) - mean(below))
+            apart = ", intervals " + ("apart" if gap > sum(h or 0 for h in halves) else "overlap")
+            apart += f", run by run {cell(_differences(named[student], named[teacher], part), digits=2)}"
+        said.append(f"{mean(above) - mean(below):+.2f} {part}{apart}")
     below_ = teacher.upper().replace("_ON", " trained on")
     return f"{student.upper()} over {below_}, MAP@R: {'; '.join(said)}."
+
+
+def _differences(student: Experiment, teacher: Experiment, part: str) -> list[float]:
+    """MAP@R of each run of a student over the run of the same number that it started from."""
+    scores = [
+        {run.name.removeprefix(each.name): getattr(run, part) for run in each.runs}
+        for each in (student, teacher)
+    ]
+    both = [suffix for suffix in scores[0] if scores[0][suffix] and scores[1].get(suffix)]
+    return [scores[0][suffix]["MAP@R"] - scores[1][suffix]["MAP@R"] for suffix in both]
 
 
 def _setup(name: str) -> tuple[str, str]:

@@ -33,7 +33,10 @@ def scores(value):
 
 
 def experiment(name, *values):
-    runs = [Run(f"{name}{i}", scores(v), scores(v + 10), None, "tested") for i, v in enumerate(values)]
+    suffixes = ["", "_reproduction0", "_reproduction1"]
+    runs = [
+        Run(f"{name}{suffixes[i]}", scores(v), scores(v + 10), None, "tested") for i, v in enumerate(values)
+    ]
     return Experiment(name, "Omniglot", tuple(runs))
 
 
@@ -96,19 +99,24 @@ def test_a_random_start_is_not_called_imagenet(script):
 def test_intervals_are_said_to_be_apart_only_where_they_are(script):
     near = [experiment("s1", 30.0, 31.0, 32.0), experiment("t1", 29.0, 30.0, 31.0)]
     assert script._gain(near, "s1", "t1") == (
-        "S1 over T1, MAP@R: +1.0 separated, intervals overlap; +1.0 concatenated, intervals overlap."
+        "S1 over T1, MAP@R: +1.00 separated, intervals overlap, run by run 1.00 ± 0.00; "
+        "+1.00 concatenated, intervals overlap, run by run 1.00 ± 0.00."
     )
     far = [experiment("s1", 40.0, 41.0, 42.0), experiment("t1_on", 29.0, 30.0, 31.0)]
-    assert script._gain(far, "s1", "t1_on") == (
-        "S1 over T1 trained on, MAP@R: +11.0 separated, intervals apart; +11.0 concatenated, intervals apart."
-    )
+    said = script._gain(far, "s1", "t1_on")
+    assert said.startswith("S1 over T1 trained on, MAP@R: +11.00 separated, intervals apart, run by run")
     below = [experiment("s1", 29.0, 30.0, 31.0), experiment("t1", 40.0, 41.0, 42.0)]
-    assert "-11.0 separated, intervals apart" in script._gain(below, "s1", "t1")
+    assert "-11.00 separated, intervals apart" in script._gain(below, "s1", "t1")
+
+
+def test_run_by_run_compares_runs_of_the_same_number(script):
+    student, teacher = experiment("s1", 30.0, 40.0), experiment("t1", 29.0, 38.0, 50.0)
+    assert script._differences(student, teacher, "separated") == [1.0, 2.0]
 
 
 def test_one_run_has_no_interval_and_a_missing_row_no_gain(script):
     assert script._gain([experiment("s1", 30.0), experiment("t1", 29.0)], "s1", "t1") == (
-        "S1 over T1, MAP@R: +1.0 separated; +1.0 concatenated."
+        "S1 over T1, MAP@R: +1.00 separated; +1.00 concatenated."
     )
     assert script._gain([experiment("s1", 30.0)], "s1", "t1") is None
 

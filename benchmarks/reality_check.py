@@ -189,7 +189,7 @@ def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[
         if {e.name for e in experiments} >= {line.key for line in ablation.lines}:
             grid = ablation_table(_with_random_start(ablation), experiments)
             more = [_mined(_folder(args))] if name == "components" else []
-            yield name, "\n\n".join([f"### {grid.title}", grid.markdown(), *filter(None, more)])
+            yield name, "\n\n".join([grid.markdown(), *filter(None, more)])
 
 
 def _mined(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -81,8 +82,7 @@ def section(
             ],
         ),
         *gains(rows, runs),
-        f"Made with torch {torch.__version__.split('+')[0]} on {platform.machine()}, "
-        f"{'GPU' if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores'}.",
+        machine(),
     ]
     return "\n\n".join(parts)
 
@@ -121,6 +121,13 @@ def test(result: Result) -> dict[str, float]:
     if result.test is None:
         raise SystemExit(f"{result.title}: this data set has no test classes to compare on.")
     return result.test
+
+
+def machine(*packages: str) -> str:
+    """What the numbers were made with."""
+    device = "GPU" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    versions = [f"{package} {version(package).split('+')[0]}" for package in ("torch", *packages)]
+    return f"Made with {', '.join(versions)} on {platform.machine()}, {device}."
 
 
 def put_section(file: Path, name: str, text: str) -> None:

@@ -15,24 +15,21 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import platform
 import shlex
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 
 import faiss
 import pandas as pd
 import torch
-from compare import RESULTS, put_section
+from compare import RESULTS, machine, put_section
 
 from pml_slade.benchmarker import check_same_settings, rows, run
-from pml_slade.compat import PML_VERSION
 from pml_slade.exceptions import SladeError
 from pml_slade.reports.benchmark import ablation_table, results_table
 from pml_slade.reports.experiments import (
@@ -51,14 +48,10 @@ of each fold is chosen on its validation classes. Every row takes 600 steps of 6
 32 labeled and 32 unlabeled ones. A student starts where its teacher ended, which is our choice, so a
 control takes as many more steps from there without the pool: "t1_on" is T1 trained on. A student's gain
 over that is what the pool and the basis give. SwAV rows start from a short SwAV: 300 steps on the pool and
-300 more on pool and labeled images, prototypes frozen for the first pass over the images, which is most of
-them; its best epochs are chosen on validation classes, too. Losses have the arguments in
-benchmarker_configs, and no row was tuned, but for lambda2 (0.25 or 1) and the learning rate (0.001 or
-0.0003) of the students, by the validation classes of one run of S1. Each run has its own teachers and
-starts. All rows share one trunk here, so that Contrastive and T1, MS+Miner and T3, and the two
-Proxy-Anchors are the same and differ by chance alone. The column "runs" says how many runs a row has; some
-were given more by the same command with their names and more reproductions, T2, S2, T4 and S4 because
-intervals overlapped. "Run by run" compares each run of a student with the run that it started from."""
+300 more on pool and labeled images, its best epochs chosen on validation classes, too. Losses have the
+arguments in benchmarker_configs. Each run has its own teachers and starts. All rows share one trunk here,
+so that Contrastive and T1, MS+Miner and T3, and the two Proxy-Anchors are the same and differ by chance
+alone. "Run by run" compares each run of a student with the run of the same number that it started from."""
 Task = tuple[str, str]
 """An experiment, and the suffix of its reproduction."""
 
@@ -167,8 +160,8 @@ def _run(args: argparse.Namespace, task: Task) -> str | None:
 
 def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[tuple[str, str]]:
     """The results table, then the ablations of which something was run; each with a name for its section."""
-    setups = {name: _setup(name) for name in rows.EXPERIMENTS}
     shown = {**rows.ROWS, **rows.CONTROLS}
+    setups = {name: _setup(row) for name, row in shown.items()}
     named = [e for e in experiments if e.name in shown]
     if not named:
         return
@@ -182,7 +175,7 @@ def report(args: argparse.Namespace, experiments: list[Experiment]) -> Iterator[
         ABOUT,
         table.markdown(),
         "\n".join(f"- {g}" for g in gains if g),
-        _machine(),
+        machine("pytorch-metric-learning", "powerful-benchmarker"),
     ]
     yield "results", "\n\n".join(parts)
     for name, ablation in ABLATIONS.items():
@@ -252,14 +245,10 @@ def _differences(student: Experiment, teacher: Experiment, part: str) -> list[fl
     return [scores[0][suffix]["MAP@R"] - scores[1][suffix]["MAP@R"] for suffix in both]
 
 
-def _setup(name: str) -> tuple[str, str]:
-    """Initialisation and architecture of an experiment on drawings."""
-    every = {**rows.ROWS, **rows.CONTROLS, **rows.ABLATIONS}
-    row = every.get(name)
-    if row is None:
-        return "random", "ConvNet/512"
-    swav = row.trunk == "resnet50_swav"  # on drawings: SwAV of our own
-    return "SwAV" if swav else "random", f"ConvNet/{2048 if row.wide else 512}"
+def _setup(row: rows.Row) -> tuple[str, str]:
+    """Initialisation and architecture of a row on drawings, where SwAV is of our own."""
+    start = "SwAV" if row.trunk == "resnet50_swav" else "random"
+    return start, f"ConvNet/{2048 if row.wide else 512}"
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -274,14 +263,6 @@ def _command(args: argparse.Namespace) -> str:
         *reproductions,
     ]
     return shlex.join(command)
-
-
-def _machine() -> str:
-    device = "GPU" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    versions = (
-        f"torch {torch.__version__.split('+')[0]}, powerful-benchmarker {version('powerful-benchmarker')}"
-    )
-    return f"Made with {versions}, PML {PML_VERSION} on {platform.machine()}, {device}."
 
 
 def _flags(args: argparse.Namespace, task: Task) -> list[str]:

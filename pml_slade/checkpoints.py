@@ -50,6 +50,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         file.write(data)
 
 
+def write_array_atomic(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write an array as `numpy.load` reads it, atomically (see `write_atomic`).
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "labels.npy"
+        >>> write_array_atomic(path, np.arange(3))
+        >>> np.load(path)
+        array([0, 1, 2])
+    """
+    with _atomic_file(Path(path)) as file:
+        np.save(file, array)
+
+
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` as indented JSON, atomically (see `write_atomic`).
 

@@ -14,7 +14,6 @@ the row above; ``teacher.classifier=false`` leaves it to ``slade`` and ``oracle`
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from pytorch_metric_learning.losses import MultipleLosses
 from pytorch_metric_learning.trainers import MetricLossOnly
 
 from . import builders
-from .checkpoints import write_atomic, write_json_atomic
+from .checkpoints import write_array_atomic, write_json_atomic
 from .clustering import suggest_num_clusters
 from .config import Config, TrainingConfig
 from .datasets import PseudoLabelDataset
@@ -226,12 +225,8 @@ def _pool(setup: Setup, row: str, models: Models, folder: Path) -> PseudoLabelDa
     file = folder / "pseudo_labels.npy"
     if not file.exists():
         labeled = _cluster(setup, training, models, offset)
-        labels = np.full(len(pool), -1, dtype=np.int64)
-        labels[labeled.indices] = labeled.labels - offset
         write_json_atomic(folder / "clusters.json", {"summary": str(labeled.clusters)})
-        buffer = io.BytesIO()
-        np.save(buffer, labels)
-        write_atomic(file, buffer.getvalue())
+        write_array_atomic(file, labeled.pseudo_labels)
     return PseudoLabelDataset(training, np.load(file), offset)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
 from operator import attrgetter
@@ -16,7 +15,7 @@ from powerful_benchmarker import api_parsers as theirs
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from ..checkpoints import write_atomic, write_json_atomic
+from ..checkpoints import write_array_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
 from ..datasets import ImageDataset, PseudoLabelDataset
 from ..exceptions import ConfigError, DataError
@@ -126,7 +125,7 @@ class _Mended:
 
     def _load(self, key: str, models: Any, fold: str) -> None:
         experiment = find_experiment(key, str(getattr(self.args, key)), Path(self.experiment_folder))
-        load_best(key, experiment, fold, models, self.device)
+        load_best(key, experiment, fold, models)
 
     def run_train_or_eval(self) -> Any:
         """As theirs, which raises a bare ValueError in place of one that says what is wrong."""
@@ -255,12 +254,7 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
         file = Path(self.model_folder).parent / "pseudo_labels.npy"
         self._check_same_labels(file.with_suffix(".json"), len(pool))
         if not file.exists():
-            labels = np.full(len(pool), -1, dtype=np.int64)
-            labeled = self._cluster(pool, offset)
-            labels[labeled.indices] = labeled.labels - offset
-            buffer = io.BytesIO()
-            np.save(buffer, labels)
-            write_atomic(file, buffer.getvalue())
+            write_array_atomic(file, self._cluster(pool, offset).pseudo_labels)
         return PseudoLabelDataset(pool, np.load(file), offset)
 
     def _check_same_labels(self, note: Path, size: int) -> None:

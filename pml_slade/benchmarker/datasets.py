@@ -151,12 +151,16 @@ class InShop(LabeledImages):
     Args:
         root: folder that holds in_shop/Eval/list_eval_partition.txt and in_shop/Img.
         transform: applied to each PIL image.
-        download: must be False: the images are given out on request only.
+        download: must be False: its owners give the images out on request.
     """
 
     def __init__(
         self, root: str, transform: Callable[[Any], Any] | None = None, download: bool = False
     ) -> None:
+        if download:
+            raise DataError(
+                "dataset InShop: download must be False: its owners give the images out on request."
+            )
         base = Path(root) / "in_shop"
         listing = base / "Eval" / "list_eval_partition.txt"
         if not listing.is_file():

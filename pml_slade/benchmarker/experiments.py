@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-import torch
-import yaml
 from pytorch_metric_learning.utils.common_functions import latest_version
 from torch import nn
 
 from ..exceptions import CheckpointError, ConfigError
+from ..models.saving import state_difference
+from ..models.weights import read_state
+from ..reports.experiments import REPRODUCTION, best_trial
 
-_REPRODUCTION = re.compile(r"_reproduction\d+$")
 _SAVED = re.compile(r"(.+)_(best)?(\d+)\.pth")
 
 
@@ -36,27 +36,19 @@ def find_experiment(key: str, name: str, own: Path) -> Path:
     Raises:
         ConfigError: there is no such experiment.
     """
-    number = _REPRODUCTION.search(own.name)
-    suffix = number.group() if number else ""
+    number = REPRODUCTION.fullmatch(own.name)
     for place in (own.parent, own.parent.parent):
         folder = place / name
         if folder.is_dir() and folder != own:
-            best = _best_trial(key, folder)
-            again = best.with_name(best.name + suffix)
+            best = best_trial(folder)
+            if best is None:
+                raise ConfigError(f"{key}: the search in {folder} has not finished: let it finish.")
+            again = best.with_name(f"{best.name}_reproduction{number['number']}") if number else best
             return again if again.is_dir() and again != own else best
     raise ConfigError(
         f"{key}: there is no experiment {name!r} in {own.parent}. Train it first: "
         f"pml-slade benchmark --experiment_name {name} ..."
     )
-
-
-def _best_trial(key: str, folder: Path) -> Path:
-    found = folder / "best_parameters.yaml"
-    if found.is_file():
-        return folder / str(yaml.safe_load(found.read_text())["best_sub_experiment_name"])
-    if any(folder.glob("bayes_opt_*")):
-        raise ConfigError(f"{key}: the search in {folder} has not finished: let it finish.")
-    return folder
 
 
 def best_files(key: str, experiment: Path, fold: str, names: tuple[str, ...]) -> dict[str, Path]:
@@ -126,35 +118,20 @@ def _recorded(file: Path) -> list[tuple[int, int]]:
     return [(epoch, best) for epoch, best in found if epoch > 0]
 
 
-def load_best(
-    key: str, experiment: Path, fold: str, models: Mapping[str, nn.Module], device: torch.device
-) -> None:
+def load_best(key: str, experiment: Path, fold: str, models: Mapping[str, nn.Module]) -> None:
     """Load the best model of a fold into `models`.
 
     Raises:
         CheckpointError: it is not there, cannot be read, or is of another architecture.
     """
     for name, file in best_files(key, experiment, fold, tuple(models)).items():
-        state = _read(key, file, device)
-        own = models[name].state_dict()
-        differing = [
-            f"{k} {tuple(state[k].shape) if k in state else 'missing'} for "
-            f"{tuple(own[k].shape) if k in own else 'none'}"
-            for k in sorted({*state, *own})
-            if k not in state or k not in own or state[k].shape != own[k].shape
-        ]
-        if differing:
+        try:
+            state = read_state(file)
+        except CheckpointError as error:
+            raise CheckpointError(f"{key}: {error}") from error
+        if differing := state_difference(models[name], state):
             raise CheckpointError(
-                f"{key}: the {name} of {experiment} is of another architecture: {len(differing)} of "
-                f"{len(own)} tensors differ, the first: {'; '.join(differing[:3])}. "
-                "Give both the same `models`."
+                f"{key}: the {name} of {experiment} is of another architecture: {differing}. Give both the "
+                "same `models`."
             )
         models[name].load_state_dict(state)
-
-
-def _read(key: str, file: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    try:
-        state: dict[str, torch.Tensor] = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # torch fails in many ways on damaged files
-        raise CheckpointError(f"{key}: {file} cannot be read: {str(error).splitlines()[0]}") from error
-    return state

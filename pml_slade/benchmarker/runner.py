@@ -61,9 +61,9 @@ class Runner(SingleExperimentRunner):
         paths = super().get_saved_config_paths(args, config_folder)
         configs = Path(args.place_to_save_configs)
         if config_folder is None and their_functions.get_sorted_config_diff_folders(str(configs))[0]:
-            merged = Path(tempfile.mkdtemp())
+            self.merged = tempfile.TemporaryDirectory()  # gone with the runner
             for part in paths:
-                paths[part] = [str(merged / f"{part}.yaml")]
+                paths[part] = [str(Path(self.merged.name) / f"{part}.yaml")]
                 their_functions.write_yaml(paths[part][0], saved_settings(configs, part), "w")
         return paths
 

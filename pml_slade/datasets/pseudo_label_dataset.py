@@ -128,6 +128,13 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         pool.clusters = clusters
         return pool
 
+    @property
+    def pseudo_labels(self) -> np.ndarray:
+        """As the constructor takes them: one per item of `dataset`, no offset, -1 where left out."""
+        labels = np.full(len(self.dataset), LEFT_OUT, dtype=np.int64)
+        labels[self.indices] = self.labels - self.label_offset
+        return labels
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -94,7 +94,7 @@ def save_model(
         for part in ("trunk", "embedder")
         for key, value in _unwrapped(models[part]).state_dict().items()
     }
-    if difference := _difference(_rebuild(full), tensors):
+    if difference := state_difference(_rebuild(full), tensors):
         raise ConfigError(
             f"meta describes another model than models: {difference}. Pass the trunk's name, "
             "trunk_options, embedding_size, hidden_sizes and in_channels it was built with."
@@ -154,7 +154,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             f"{path} needs a model that cannot be built here: {error} It was written with "
             f"{meta.get('versions')}; install these versions."
         ) from error
-    if difference := _difference(model, tensors):
+    if difference := state_difference(model, tensors):
         raise CheckpointError(
             f"{path} does not fit the trunk {meta['trunk']} as it is built here: {difference}. "
             f"It was written with {meta.get('versions')}; install these versions."
@@ -195,7 +195,7 @@ def _rebuild(meta: Mapping[str, Any]) -> LoadedModel:
     return LoadedModel(models["trunk"], models["embedder"], dict(meta))
 
 
-def _difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+def state_difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     """The first keys whose tensors are not alike; empty where all are."""
     built = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}

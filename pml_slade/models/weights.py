@@ -88,7 +88,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         >>> load_state(path)
         {'conv.weight': tensor([0., 0.])}
     """
-    return _stripped(_read_state(Path(path)))[-1]
+    return _stripped(read_state(Path(path)))[-1]
 
 
 def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: bool = True) -> LoadReport:
@@ -123,7 +123,7 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
     """
     own = trunk.state_dict()
     # Some trunks have an "encoder" of their own: the reading that fits most keys is the right one.
-    state = max(_stripped(_read_state(Path(path))), key=lambda state: len(own.keys() & state))
+    state = max(_stripped(read_state(Path(path))), key=lambda state: len(own.keys() & state))
     report, fitting = _compare(trunk, own, state)
     foreign = [key for key in report.unexpected if not key.startswith(_HEADS)]
     if not report.loaded:
@@ -220,7 +220,8 @@ def _is_rgb_version(trunk: nn.Module, key: str, value: Tensor, wanted: Tensor) -
     )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the state dict in a weights file, with its keys as they are; else as `load_state`."""
     if not path.is_file():
         raise CheckpointError(f"There is no weights file {path}; check the path.")
     if path.suffix == ".safetensors":

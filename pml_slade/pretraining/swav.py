@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..compat import TrainerWithExtraKeys
 from ..exceptions import ConfigError, DataError
+from ..trainers.optimizers import check_optimizers
 
 logger = logging.getLogger("pml_slade")
 
@@ -308,7 +309,7 @@ class SwAVTrainer(TrainerWithExtraKeys):
             loss_weights=loss_weights,
             **kwargs,
         )
-        self._check_optimizers()
+        check_optimizers(self)
         self.swav_loss.to(self.data_device)
 
     @property
@@ -356,15 +357,6 @@ class SwAVTrainer(TrainerWithExtraKeys):
                 "%d are in use). Try a lower epsilon, a lower learning rate, or a larger freeze_prototypes.",
                 COLLAPSE_STEPS, loss.prototypes_in_use, loss.num_prototypes,
             )  # fmt: skip
-
-    def _check_optimizers(self) -> None:
-        trained = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
-        if "metric_loss" in self.freeze_these or {id(p) for p in self.swav_loss.parameters()} <= trained:
-            return
-        raise ConfigError(
-            "optimizers: no optimizer holds the prototypes, so they would never train. Add "
-            '"metric_loss_optimizer", or "metric_loss" to freeze_these.'
-        )
 
 
 def _lightly() -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ _GROUPS = {
 }
 _USUAL = "accuracies_normalized_compared_to_self_GlobalEmbeddingSpaceTester_level_0"
 _COLUMNS = dict(zip(METRICS, ("mean_average_precision_at_r", "r_precision", "precision_at_1")))
-_REPRODUCTION = re.compile(r"(?P<base>.+)_reproduction(?P<number>\d+)")
+REPRODUCTION = re.compile(r"(?P<base>.+)_reproduction(?P<number>\d+)")
 _OF_A_SEARCH = ("best_parameters.yaml", "most_recent_parameters.yaml", "bayes_opt_ax_logs")
 
 
@@ -141,7 +141,7 @@ def read_experiment(folder: str | os.PathLike[str]) -> Experiment:
     """
     path = Path(os.path.abspath(folder))
     dataset = _dataset(path)
-    best = _best_trial(path)
+    best = best_trial(path)
     if best is None:
         return Experiment(path.name, dataset, ())
     runs = [best, *_reproductions(best)]
@@ -171,7 +171,7 @@ def _bases(folder: Path) -> list[Path]:
 
 
 def _base(path: Path) -> Path:
-    match = _REPRODUCTION.fullmatch(path.name)
+    match = REPRODUCTION.fullmatch(path.name)
     base = path.with_name(match["base"]) if match else path
     return base if _is_experiment(base) else path
 
@@ -181,12 +181,12 @@ def _is_experiment(folder: Path) -> bool:
 
 
 def _reproductions(folder: Path) -> list[Path]:
-    matches = [(path, _REPRODUCTION.fullmatch(path.name)) for path in folder.parent.iterdir()]
+    matches = [(path, REPRODUCTION.fullmatch(path.name)) for path in folder.parent.iterdir()]
     numbered = [(int(m["number"]), path) for path, m in matches if m and m["base"] == folder.name]
     return [path for _, path in sorted(numbered)]
 
 
-def _best_trial(folder: Path) -> Path | None:
+def best_trial(folder: Path) -> Path | None:
     """The best trial of a search, None while it is not known; the folder itself where there is no search."""
     if not any((folder / name).exists() for name in _OF_A_SEARCH):
         return folder

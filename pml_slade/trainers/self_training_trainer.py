@@ -16,6 +16,7 @@ from ..clustering import suggest_num_clusters
 from ..compat import TrainerWithExtraKeys
 from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
+from .optimizers import check_optimizers
 
 logger = logging.getLogger("pml_slade")
 
@@ -120,7 +121,7 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             raise ConfigError(
                 f"basis_warmup={basis_warmup}, but there is no basis_loss to warm up, or its weight is 0."
             )
-        self._check_optimizers()
+        check_optimizers(self)
         self._check_pool()
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
             if isinstance(part, torch.nn.Module):
@@ -280,17 +281,6 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 f"unlabeled_dataset has pseudo-labels from {pool.labels.min()} on, which basis_loss takes "
                 f"for annotated classes (num_classes={num_classes}): make the PseudoLabelDataset with "
                 f"label_offset={num_classes}."
-            )
-
-    def _check_optimizers(self) -> None:
-        trained = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
-        for name, loss in self.loss_funcs.items():
-            parameters = [p for p in loss.parameters() if p.requires_grad]
-            if name in self.freeze_these or all(id(p) in trained for p in parameters):
-                continue
-            raise ConfigError(
-                f"optimizers: no optimizer holds the parameters of {name} ({type(loss).__name__}), so they "
-                f'would never train. Add "{name}_optimizer", or "{name}" to freeze_these.'
             )
 
 

@@ -3,6 +3,12 @@
 from pml_slade.models.convnet import ConvNet
 from pml_slade.models.embedder import Embedder
 from pml_slade.models.saving import LoadedModel, load_model, save_model
+from pml_slade.models.swav_checkpoint import (
+    SwAVCheckpoint,
+    load_swav_checkpoint,
+    save_swav_checkpoint,
+    swav_head,
+)
 from pml_slade.models.trunks import build_model, build_trunk, resolve_trunk_name, trunk_names
 from pml_slade.models.weights import LoadReport, load_state, load_trunk_weights
 
@@ -11,12 +17,16 @@ __all__ = [
     "Embedder",
     "LoadReport",
     "LoadedModel",
+    "SwAVCheckpoint",
     "build_model",
     "build_trunk",
     "load_model",
     "load_state",
+    "load_swav_checkpoint",
     "load_trunk_weights",
     "resolve_trunk_name",
     "save_model",
+    "save_swav_checkpoint",
+    "swav_head",
     "trunk_names",
 ]

@@ -92,7 +92,7 @@ def save_model(
     tensors = {
         f"{part}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for part in ("trunk", "embedder")
-        for key, value in _unwrapped(models[part]).state_dict().items()
+        for key, value in unwrapped(models[part]).state_dict().items()
     }
     if difference := state_difference(_rebuild(full), tensors):
         raise ConfigError(
@@ -203,7 +203,7 @@ def state_difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{k} is {given.get(k)}, not {built.get(k)}" for k in keys[:3])
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
         inner = getattr(module, "_orig_mod", None) or (

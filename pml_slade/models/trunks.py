@@ -1,4 +1,4 @@
-"""Trunks by name: ours, torchvision's and timm's, all without their classifier."""
+"""Trunks by name: ours, torchvision's, timm's and BN-Inception, all without their classifier."""
 
 import difflib
 import os
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torchvision.models import get_model, get_model_weights, list_models
 
 from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.models.bninception import as_trunk, import_bninception
 from pml_slade.models.convnet import ConvNet
 from pml_slade.models.embedder import Embedder
 from pml_slade.models.weights import adapt_input_kernels, first_conv, load_trunk_weights
@@ -26,7 +27,7 @@ def trunk_names() -> list[str]:
     """List every name that `build_trunk` takes, in the order in which bare names resolve.
 
     Returns:
-        "convnet", then "torchvision/...", then "timm/...".
+        "convnet", then "torchvision/...", then "timm/...", then "pretrainedmodels/bninception".
 
     Examples:
         >>> trunk_names()[0]
@@ -35,17 +36,19 @@ def trunk_names() -> list[str]:
         True
     """
     theirs = [f"torchvision/{name}" for name in list_models(module=torchvision.models)]
-    return ["convnet", *theirs, *(f"timm/{name}" for name in timm.list_models())]
+    timms = [f"timm/{name}" for name in timm.list_models()]
+    # Of that library only what timm lacks. The name is known without it, so that it can be asked for.
+    return ["convnet", *theirs, *timms, "pretrainedmodels/bninception"]
 
 
 def resolve_trunk_name(name: str) -> str:
     """Find the full name of a trunk: a bare name is ours, else torchvision's, else timm's.
 
     Args:
-        name: "convnet", "resnet50", "torchvision/resnet50", "timm/resnet50.a1_in1k", ...
+        name: "convnet", "resnet50", "torchvision/resnet50", "timm/resnet50.a1_in1k", "bninception", ...
 
     Returns:
-        "convnet", "torchvision/<name>" or "timm/<name>".
+        "convnet", "torchvision/<name>", "timm/<name>" or "pretrainedmodels/bninception".
 
     Raises:
         ConfigError: no library has the name; the nearest ones are listed.
@@ -55,7 +58,7 @@ def resolve_trunk_name(name: str) -> str:
         'torchvision/resnet50'
     """
     known = trunk_names()
-    for candidate in (name, f"torchvision/{name}", f"timm/{name}"):
+    for candidate in (name, f"torchvision/{name}", f"timm/{name}", f"pretrainedmodels/{name}"):
         tagless = candidate.split(".")[0] if candidate.startswith("timm/") else candidate
         if tagless in known:
             return candidate
@@ -65,7 +68,7 @@ def resolve_trunk_name(name: str) -> str:
     raise ConfigError(
         f"There is no trunk {name!r}. Nearest: {', '.join(nearest) or 'none'}. Pass 'convnet', or "
         "a name of torchvision or timm, such as 'resnet50', 'torchvision/resnet50' or "
-        "'timm/resnet50'."
+        "'timm/resnet50', or 'bninception'."
     )
 
 
@@ -90,8 +93,8 @@ def build_trunk(
         is the number of features.
 
     Raises:
-        ConfigError: the name, an option or `in_channels` cannot be used, or "default" was asked of
-            a trunk without pretrained weights.
+        ConfigError: the name, an option or `in_channels` cannot be used, "default" was asked of a
+            trunk without pretrained weights, or the library of the trunk is not installed.
         CheckpointError: the weights cannot be downloaded, read, or do not fit.
 
     Examples:
@@ -102,7 +105,12 @@ def build_trunk(
         raise ConfigError(f"in_channels is {in_channels}; pass 1 or more.")
     full_name = resolve_trunk_name(name)
     library, _, model = full_name.rpartition("/")
-    build = {"": _build_ours, "torchvision": _build_torchvision, "timm": _build_timm}[library]
+    build = {
+        "": _build_ours,
+        "torchvision": _build_torchvision,
+        "timm": _build_timm,
+        "pretrainedmodels": _build_bninception,
+    }[library]
     try:
         trunk = build(model, in_channels, weights == "default", options)
     except TypeError as error:
@@ -195,6 +203,19 @@ def _build_timm(model: str, in_channels: int, pretrained: bool, options: Mapping
         side = options["img_size"]
         height, width = (side, side) if isinstance(side, int) else side
     return _with_output_size(trunk, (in_channels, height, width))
+
+
+def _build_bninception(
+    model: str, in_channels: int, pretrained: bool, options: Mapping[str, Any]
+) -> nn.Module:
+    library = import_bninception()
+    settings = library.pretrained_settings[model]["imagenet"]
+    if pretrained:
+        network = _download(lambda: library.bninception(pretrained="imagenet", **options), settings["url"])
+    else:
+        network = library.bninception(pretrained=None, **options)
+    trunk = as_trunk(network, in_channels, tuple(settings["mean"]))
+    return _with_output_size(trunk, (in_channels, 224, 224))
 
 
 def _download(build: Callable[[], nn.Module], source: object) -> nn.Module:

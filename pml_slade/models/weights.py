@@ -1,14 +1,17 @@
 """Weights from files: read as data, never as code, and loaded whole or not at all."""
 
+import argparse
 import logging
 import os
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,14 +21,17 @@ from pml_slade.exceptions import CheckpointError
 
 logger = logging.getLogger("pml_slade")
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "trunk.")
+# MoCo v1 and v2, and v3: the encoder that is trained, beside its momentum copy, queue and predictor.
+_BRANCHES = ("encoder_q.", "base_encoder.")
 _HEADS = (
     *("fc.", "head.", "heads.", "head_dist.", "classifier.", "last_linear.", "embedder."),
     *("projection_head.", "projector.", "prediction_head.", "predictor.", "prototypes."),
     *("AuxLogits.", "aux1.", "aux2."),
 )
+_COUNTER = "num_batches_tracked"
 _SHOWN = 5
 # What torch, of now and of 2.1, says of a class or a function in the file.
 _CODE = re.compile("GLOBAL|Unsupported class")
@@ -68,11 +74,12 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     The dict is found inside the common wrappers ("state_dict", "model", "model_state_dict",
     "teacher", "student"), and a prefix such as "module." or "backbone." that most keys carry is
-    taken off.
+    taken off. Of MoCo's two encoders, the trained one is read: "encoder_q." or "base_encoder.".
 
     Args:
         path: a `.safetensors` file, or a `.pth`, `.pt`, `.bin`, `.tar` or `.ckpt` file of
-            `torch.save`. A file that holds code is refused, not run.
+            `torch.save`. A file that holds code is refused, not run; settings and learning rates
+            that training scripts leave beside the weights are read as the data they are.
 
     Returns:
         The tensors by key, on the CPU.
@@ -126,17 +133,19 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
     state = max(_stripped(read_state(Path(path))), key=lambda state: len(own.keys() & state))
     report, fitting = _compare(trunk, own, state)
     foreign = [key for key in report.unexpected if not key.startswith(_HEADS)]
-    if not report.loaded:
+    usable = any(not key.endswith(_COUNTER) for key in report.loaded)
+    if not usable and not report.mismatched:
         raise CheckpointError(
             f"Nothing in {path} fits the trunk. The file has keys such as "
             f"{', '.join(list(state)[:_SHOWN])}; the trunk has {', '.join(list(own)[:_SHOWN])}. "
             "Choose the trunk that the file was trained with."
         )
     if report.missing or report.mismatched or foreign:
-        if strict:
+        if strict or not usable:
+            part = ", or pass strict=False to load only what fits" if usable else ""
             raise CheckpointError(
                 f"{path} does not fit the trunk:\n{report}\nChoose the trunk that the file was "
-                "trained with, or pass strict=False to load only what fits."
+                f"trained with{part}."
             )
         logger.warning("Loaded %s in part:\n%s", path, report)
     trunk.load_state_dict(fitting, strict=False)
@@ -195,7 +204,7 @@ def _compare(
     fitting: dict[str, Tensor] = {}
     for key, wanted in own.items():
         if key not in state:
-            if not key.endswith("num_batches_tracked"):
+            if not key.endswith(_COUNTER):
                 report.missing.append(key)
             continue
         value = state[key]
@@ -226,12 +235,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"There is no weights file {path}; check the path.")
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
-    elif path.suffix in _TORCH_SUFFIXES:
+    elif path.suffix in TORCH_SUFFIXES:
         content = _read_torch(path)
     else:
         raise CheckpointError(
             f"{path} has the suffix {path.suffix!r}; weights are read from .safetensors and "
-            f"{', '.join(_TORCH_SUFFIXES)} files. Save the state dict as one of them."
+            f"{', '.join(TORCH_SUFFIXES)} files. Save the state dict as one of them."
         )
     return _unwrap(content, path)
 
@@ -247,7 +256,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _harmless_types():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _CODE.search(str(error)):
             raise CheckpointError(
@@ -261,6 +271,19 @@ def _read_torch(path: Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is empty, cut short or damaged ({reason}). Fetch it again.") from error
+
+
+def _harmless_types() -> AbstractContextManager[Any]:
+    """What the checkpoints of SwAV, DINO, MAE and others hold beside tensors: `args`, and numpy floats.
+
+    torch before 2.6 cannot be told; there such a file is refused like one with code.
+    """
+    if torch.__version__ < "2.6":
+        return nullcontext()
+    scalar: Any = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    return torch.serialization.safe_globals([argparse.Namespace, np.dtype, *dtypes, *names])
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -285,6 +308,9 @@ def _stripped(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _strip_one(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    for branch in _BRANCHES:
+        if chosen := {k.removeprefix(branch): v for k, v in state.items() if k.startswith(branch)}:
+            return chosen
     for prefix in _PREFIXES:
         carrying = sum(key.startswith(prefix) for key in state)
         shorter = {key.removeprefix(prefix): value for key, value in state.items()}

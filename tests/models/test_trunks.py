@@ -68,6 +68,7 @@ def test_the_dropout_of_the_head_goes_with_it():
         ("resnet10t", "timm/resnet10t"),
         ("timm/resnet18", "timm/resnet18"),
         ("resnet10t.c3_in1k", "timm/resnet10t.c3_in1k"),
+        ("bninception", "pretrainedmodels/bninception"),
     ],
 )
 def test_bare_names_resolve_to_ours_then_torchvision_then_timm(name, full_name):

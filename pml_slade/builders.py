@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,16 +14,18 @@ import numpy as np
 import torch
 from pytorch_metric_learning import losses, miners
 
-from .config import Config, DataConfig, NamedConfig, TrainingConfig
+from .config import Config, DataConfig, NamedConfig, PretrainingConfig, TrainingConfig
+from .datasets.catalogue import CATALOGUE
 from .datasets.duplicates import find_duplicates
 from .datasets.folders import open_images
 from .datasets.glyphs import glyphs_splits
 from .datasets.images import ImageDataset
 from .datasets.omniglot import omniglot_splits
-from .datasets.splits import Splits, split_validation
+from .datasets.splits import Splits, shared_labels, split_validation
 from .datasets.transforms import transforms
 from .exceptions import ConfigError, DataError
 from .models import build_model
+from .pretraining import lars
 
 logger = logging.getLogger("pml_slade")
 
@@ -58,7 +62,6 @@ def build_splits(config: Config) -> Splits:
             image_size=data.image_size, seed=config.seed, validation_fraction=data.validation_fraction
         )
     if data.kind == "omniglot":
-        assert data.root is not None  # DataConfig has seen to it
         return omniglot_splits(
             data.root,
             labeled_alphabets=data.labeled_alphabets,
@@ -69,13 +72,24 @@ def build_splits(config: Config) -> Splits:
     return _own_splits(data, config.seed)
 
 
-def _own_splits(data: DataConfig, seed: int) -> Splits:
-    def opened(path: Any, labeled: bool = True) -> ImageDataset | None:
-        return None if path is None else open_images(path, mode=data.mode, labeled=labeled)
+def build_pretraining_images(config: Config) -> list[ImageDataset]:
+    """Return the labeled and the unlabeled images, or those that are given; none of the held-out classes."""
+    data = config.data
+    if data.kind == "images" and (data.labeled is None or data.unlabeled is None):
+        given = (_open(data, data.labeled, "train"), _open(data, data.unlabeled, "all"))
+        return [part for part in given if part is not None]
+    splits = build_splits(config)
+    return [splits.labeled, splits.unlabeled]
 
-    labeled, unlabeled = opened(data.labeled), opened(data.unlabeled, labeled=False)
-    validation, test = opened(data.validation), opened(data.test)
-    assert labeled is not None  # DataConfig has seen to both
+
+def _own_splits(data: DataConfig, seed: int) -> Splits:
+    labeled, validation = _open(data, data.labeled, "train"), _open(data, data.validation, "test")
+    test, gallery = _open(data, data.test, "test"), _open(data, data.gallery, "test")
+    if data.test is None and _is_named(data.labeled):
+        test, gallery = _open(data, data.labeled, "test"), _open(data, data.labeled, "gallery")
+    exclude = (test.classes or ()) if test is not None and data.exclude_test_classes else ()
+    unlabeled = _open(data, data.unlabeled, "all", exclude)
+    assert labeled is not None  # Config has seen to both
     assert unlabeled is not None
     if validation is None:
         fraction = data.validation_fraction
@@ -86,9 +100,32 @@ def _own_splits(data: DataConfig, seed: int) -> Splits:
             )
             fraction = 0.0
         labeled, validation = split_validation(labeled, fraction, seed)
-    return Splits(
-        labeled=labeled.relabel(), unlabeled=unlabeled, validation=validation, test=test, name="images"
-    )
+    name = str(data.labeled) if _is_named(data.labeled) else "images"
+    return Splits(labeled.relabel(), unlabeled, validation, test, name, gallery)
+
+
+def _is_named(path: Path | None) -> bool:
+    return str(path) in CATALOGUE
+
+
+def _open(data: DataConfig, path: Path | None, part: str, exclude: Iterable[str] = ()) -> ImageDataset | None:
+    """A part of a named data set, or whatever lies at `path`: an unlabeled pool where all of it is wanted.
+
+    Args:
+        data: settings of the data.
+        path: folder, CSV or name; None gives None.
+        part: of a named data set, "train", "test", "gallery" or "all".
+        exclude: classes left out of a named data set.
+    """
+    if path is None:
+        return None
+    if not _is_named(path):
+        return open_images(path, mode=data.mode, labeled=part != "all")
+    kind = CATALOGUE[str(path)]
+    if part == "gallery" and part not in kind.splits:
+        return None
+    split = "query" if part == "test" and "query" in kind.splits else part
+    return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
 
 
 def report_duplicates(splits: Splits) -> str | None:
@@ -105,15 +142,20 @@ def with_transform(dataset: ImageDataset, data: DataConfig, train: bool) -> Imag
     return dataset.with_transform(transforms(data.transform, data.image_size, data.mode, train))
 
 
-def build_models(config: Config) -> dict[str, torch.nn.Module]:
-    """Return a fresh trunk and embedder; the same seed gives the same weights."""
+def build_models(config: Config, weights: Path | None = None) -> dict[str, torch.nn.Module]:
+    """Return a fresh trunk and embedder; the same seed gives the same weights.
+
+    Args:
+        config: all settings.
+        weights: file that the trunk starts from, in place of `model.weights`.
+    """
     torch.manual_seed(config.seed)
     model = config.model
     return build_model(
         model.trunk,
         model.embedding_size,
         in_channels=len(config.data.mode),
-        weights=model.weights,
+        weights=weights or model.weights,
         hidden_sizes=tuple(model.hidden_sizes),
     )
 
@@ -170,7 +212,7 @@ def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
 
 
 def build_optimizer(
-    stage: TrainingConfig, groups: list[dict[str, Any]], key: str = "optimizer"
+    stage: TrainingConfig | PretrainingConfig, groups: list[dict[str, Any]], key: str = "optimizer"
 ) -> torch.optim.Optimizer:
     """Build the stage's optimizer for parameter groups, of which each may bring an lr of its own."""
     optimizers = {
@@ -178,12 +220,13 @@ def build_optimizer(
         for name, kind in vars(torch.optim).items()
         if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer"
     }
-    kind: Any = optimizers.get(stage.optimizer)
+    kind: Any = lars() if stage.optimizer == "LARS" else optimizers.get(stage.optimizer)
     if kind is None:
-        near = difflib.get_close_matches(stage.optimizer, optimizers, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(stage.optimizer, [*optimizers, "LARS"], n=1, cutoff=0.0)[0]
         raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
+    arguments = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay, **stage.optimizer_arguments}
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, lr=stage.lr, weight_decay=stage.weight_decay)
+        optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer
@@ -213,6 +256,11 @@ def check_batches(config: Config, splits: Splits) -> None:
 
 def check_evaluation(splits: Splits) -> None:
     """Refuse validation and test images among which nothing can be retrieved, before anything is trained."""
-    for name, part in (("validation", splits.validation), ("test", splits.test)):
+    alone = splits.test if splits.gallery is None else None
+    for name, part in (("validation", splits.validation), ("test", alone)):
         if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:
             raise DataError(f"{name}: no class has two images, so nothing can be retrieved.")
+    if splits.test is not None and splits.gallery is not None:
+        labels, found = shared_labels(splits.test, splits.gallery)
+        if not np.isin(labels, found).any():
+            raise DataError("data.gallery: no class of the test images is in it.")

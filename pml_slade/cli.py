@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +20,17 @@ from .builders import find_device
 from .checkpoints import write_atomic
 from .clustering import cluster as run_clustering
 from .clustering import embed as run_embedding
-from .config import Config, load_config
+from .config import Config, load_config, presets
 from .datasets.folders import open_images
 from .datasets.images import ImageDataset
 from .datasets.pseudo_label_dataset import LEFT_OUT, first_of_item
+from .datasets.splits import shared_labels
 from .datasets.transforms import transforms
 from .evaluation import evaluate as run_evaluation
 from .exceptions import ConfigError, SladeError
 from .models import LoadedModel, load_model
 from .pipeline import Pipeline, Result
+from .pretrain import run_pretraining
 from .reports import benchmark as reports
 from .reports.experiments import read_experiments
 from .reports.paper import ABLATIONS
@@ -40,6 +44,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+PRETRAINING_STEPS = 5000
+"""Of `pml-slade pretrain`, where the settings do not say."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is going on.")]
@@ -53,38 +59,75 @@ Overrides = Annotated[
 ]
 
 
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", help=f"YAML file, or a preset: {', '.join(presets())}; may be repeated."),
+]
+Labeled = Annotated[
+    Path | None,
+    typer.Option(help="data.labeled: folder root/class/image, CSV of path,label, or a data set by name."),
+]
+Unlabeled = Annotated[
+    Path | None, typer.Option(help="data.unlabeled: any folder of images, CSV of path, or a name.")
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")]
+PrintConfig = Annotated[bool, typer.Option(help="Print the resolved settings and stop.")]
+
+
 @app.command()
 def train(
     overrides: Overrides = None,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", "-c", help="YAML file, or a preset: glyphs, omniglot."),
-    ] = None,
-    labeled: Annotated[
-        Path | None,
-        typer.Option(help="data.labeled: folder root/class/image, or a CSV of path,label."),
-    ] = None,
-    unlabeled: Annotated[
-        Path | None,
-        typer.Option(help="data.unlabeled: any folder of images, or a CSV of path."),
-    ] = None,
+    config: Sources = None,
+    labeled: Labeled = None,
+    unlabeled: Unlabeled = None,
     test: Annotated[
         Path | None,
         typer.Option(help="data.test: labeled images of other classes; evaluated once."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
-    print_config: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
+    output: Output = None,
+    print_config: PrintConfig = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a teacher and a student; the same command goes on where it was stopped."""
-    paths = {"data.labeled": labeled, "data.unlabeled": unlabeled, "data.test": test, "output": output}
-    given = {key: path for key, path in paths.items() if path is not None}
-    settings = load_config(config, overrides, given)
+    given = {"data.labeled": labeled, "data.unlabeled": unlabeled, "data.test": test, "output": output}
+    settings = load_config(config, overrides, _without_none(given))
     if print_config:
         typer.echo(settings.to_yaml(), nl=False)
         return
     _run(settings, quiet, verbose)
+
+
+@app.command()
+def pretrain(
+    overrides: Overrides = None,
+    config: Sources = None,
+    labeled: Labeled = None,
+    unlabeled: Unlabeled = None,
+    output: Output = None,
+    print_config: PrintConfig = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a trunk by SwAV on images alone, no labels read; the same command goes on where it was stopped.
+
+    `train` with the same settings goes on from it in the same folder; elsewhere, give the file that it
+    writes as model.weights.
+    """
+    given: dict[str, Any] = {
+        "data.labeled": labeled,
+        "data.unlabeled": unlabeled,
+        "output": output,
+        "rows": [],
+    }
+    settings = load_config(config, overrides, _without_none(given), {"pretraining.steps": PRETRAINING_STEPS})
+    if print_config:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    _log(quiet, verbose)
+    with _stoppable():
+        file = run_pretraining(settings, progress=not quiet)
+    typer.echo(f"trunk, projection head and prototypes: {file}; start from it with model.weights={file}")
 
 
 @app.command()
@@ -133,14 +176,13 @@ def evaluate(
     """MAP@R, R-precision and P@1 on labeled images."""
     _log(quiet)
     queries, vectors = _embed(model, images, True, device, batch_size, quiet)
-    labels = _class_names(queries)
+    labels = queries.known_labels()
     if gallery is None:
-        result = run_evaluation(vectors, _numbers(labels, labels))
+        result = run_evaluation(vectors, labels)
     else:
         found, reference = _embed(model, gallery, True, device, batch_size, quiet)
-        others = _class_names(found)
-        names = np.concatenate([labels, others])
-        result = run_evaluation(vectors, _numbers(labels, names), reference, _numbers(others, names))
+        labels, others = shared_labels(queries, found)
+        result = run_evaluation(vectors, labels, reference, others)
     table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))
     table.add_row(str(len(labels)), str(len(np.unique(labels))), *(f"{result[m]:.1f}" for m in METRICS))
     console.print(table)
@@ -240,12 +282,22 @@ def main() -> None:
 def _run(settings: Config, quiet: bool, verbose: bool) -> None:
     _log(quiet, verbose)
     pipeline = Pipeline(settings, progress=not quiet)
-    try:
+    with _stoppable():
         results = pipeline.run()
+    _show(results, pipeline.folder)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from None
-    _show(results, pipeline.folder)
+
+
+def _without_none(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _log(quiet: bool, verbose: bool = False) -> None:
@@ -292,12 +344,3 @@ def _embed(
 
 def _names(dataset: ImageDataset) -> list[str]:
     return [dataset.name(i) for i in range(len(dataset))]
-
-
-def _class_names(dataset: ImageDataset) -> np.ndarray:
-    return np.array(dataset.classes)[dataset.known_labels()]
-
-
-def _numbers(names: np.ndarray, among: np.ndarray) -> np.ndarray:
-    numbers: np.ndarray = np.searchsorted(np.unique(among), names)
-    return numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .datasets.catalogue import CATALOGUE
 from .exceptions import ConfigError
 
 ROWS = {
@@ -37,11 +39,30 @@ class DataConfig(Section):
     kind: Literal["images", "omniglot", "glyphs"] = Field(
         "images", description="your own folders or CSV lists, Omniglot's layout, or the embedded letters"
     )
-    labeled: Path | None = Field(None, description="images: folder root/class/image, or CSV of path,label")
-    unlabeled: Path | None = Field(None, description="images: folder or CSV; no labels needed")
+    labeled: Path | None = Field(
+        None,
+        description=f"images: folder root/class/image, CSV of path,label, or one of {', '.join(CATALOGUE)}",
+    )
+    unlabeled: Path | None = Field(
+        None, description="images: folder, CSV or one of these names; no labels needed"
+    )
     validation: Path | None = Field(None, description="images: labeled, of classes not trained on")
-    test: Path | None = Field(None, description="images: labeled, looked at once, at the very end")
-    root: Path | None = Field(None, description="omniglot: folder that holds images_background")
+    test: Path | None = Field(
+        None,
+        description="images: labeled, looked at once, at the very end; null: the official test part where "
+        "`labeled` is a name",
+    )
+    gallery: Path | None = Field(
+        None, description="images: the test images search in these; null: among themselves (InShop: official)"
+    )
+    root: Path = Field(
+        Path("datasets"),
+        description="folder of named data sets (holds CUB_200_2011, nabirds, ...) or of Omniglot",
+    )
+    complete: bool = Field(True, description="named data sets must be whole; false: a part will do")
+    exclude_test_classes: bool = Field(
+        True, description="leave the classes of the test images, by name, out of a named pool"
+    )
     labeled_alphabets: int | list[str] = Field(5, description="omniglot: how many, or which")
     validation_fraction: float = Field(
         0.2, ge=0, lt=1, description="share of the labeled classes kept for model selection; 0: none"
@@ -65,24 +86,21 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _paths(self) -> DataConfig:
-        if self.kind == "images" and (self.labeled is None or self.unlabeled is None):
-            missing = [n for n in ("labeled", "unlabeled") if getattr(self, n) is None]
-            raise ValueError(
-                f"data.{' and data.'.join(missing)} missing: give two folders of images, or "
-                "data.kind=glyphs to try the embedded letters"
-            )
-        if self.kind == "omniglot" and self.root is None:
-            raise ValueError("data.root missing: the folder that holds images_background")
+        if self.gallery is not None and self.test is None:
+            raise ValueError("data.gallery is what test images are searched in: give data.test, too")
         return self
 
 
 class ModelConfig(Section):
     """What embeds the images."""
 
-    trunk: str = Field("resnet50", description="convnet, or any torchvision or timm model by name")
+    trunk: str = Field("resnet50", description="convnet, bninception, or any torchvision or timm model by name")
     weights: str | None = Field("default", description="default (the library's), a file, or null")
     embedding_size: int = Field(128, ge=1)
     hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
+    freeze_batchnorm: bool = Field(
+        False, description="keep the trunk's batch norm as it came, as the reality check does"
+    )
 
 
 class NamedConfig(BaseModel):
@@ -97,6 +115,42 @@ class NamedConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PretrainingConfig(Section):
+    """SwAV on labeled and unlabeled images, before the teacher; reads no labels (Caron et al., 2020)."""
+
+    steps: int = Field(0, ge=0, description="0: none, the teacher starts from model.weights")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    num_local: int = Field(6, ge=0, description="small crops of an image, beside the two large ones")
+    hidden_size: int = Field(2048, ge=0, description="of the projection head; 0: a linear one")
+    embedding_size: int = Field(128, ge=1, description="of the projection head")
+    num_prototypes: int | None = Field(
+        None, ge=2, description="null: those of model.weights if it has any, else 300"
+    )
+    temperature: float = Field(0.1, gt=0)
+    epsilon: float = Field(0.05, gt=0, description="lower helps against collapse")
+    sinkhorn_iterations: int = Field(3, ge=1)
+    queue_batches: int | None = Field(
+        None, ge=0, description="null: until batch and queue hold an image for each prototype"
+    )
+    queue_from_step: int | None = Field(None, ge=0, description="null: after 15 passes over the images")
+    freeze_prototypes: int | None = Field(
+        None, ge=0, description="first steps; null: a pass over the images, at most a tenth of the steps"
+    )
+    optimizer: str = Field("LARS", description="LARS, as the authors, or any of torch.optim by name")
+    optimizer_arguments: dict[str, Any] = Field({"momentum": 0.9})
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="falls by a cosine to a thousandth; null: 0.6 for 256 images a step, as theirs",
+    )
+    weight_decay: float = Field(1e-6, ge=0)
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`, or the authors', scaled to the batch."""
+        return 0.6 * self.batch_size / 256 if self.lr is None else self.lr
+
+
 class TrainingConfig(Section):
     """How one stage is trained."""
 
@@ -104,11 +158,17 @@ class TrainingConfig(Section):
     batch_size: int = Field(32, ge=2, description="labeled images a step")
     images_per_class: int = Field(4, ge=2, description="of each class in a batch")
     optimizer: str = Field("Adam", description="any of torch.optim by name")
+    optimizer_arguments: dict[str, Any] = Field({}, description="its further arguments, {momentum: 0.9} say")
     lr: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     loss: NamedConfig = NamedConfig.model_validate(CONTRASTIVE)
     miner: NamedConfig | None = Field(None, description="of labeled pairs")
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`."""
+        return self.lr
 
 
 class TeacherConfig(TrainingConfig):
@@ -158,15 +218,26 @@ class Config(Section):
     output: Path = Field(Path("runs/run"), description="folder of the run; the same command goes on in it")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    rows: list[Row] = Field(["teacher", "slade"], description="what to train and compare")
+    rows: list[Row] = Field(
+        ["teacher", "slade"], description="what to train and compare; none: pretraining alone"
+    )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        self._check_data()
+        steps = self.pretraining.steps
+        if not self.rows and not steps:
+            raise ValueError("rows is empty, and pretraining.steps is 0: there is nothing to do")
+        if steps and steps % min(steps, self.epoch_steps):
+            raise ValueError(
+                f"pretraining.steps={steps} must be a multiple of epoch_steps={self.epoch_steps}"
+            )
         for name, stage in (("teacher", self.teacher), ("student", self.student)):
             if stage.batch_size % stage.images_per_class:
                 raise ValueError(
@@ -195,9 +266,19 @@ class Config(Section):
                 f"student.unlabeled_batch_size={self.student.unlabeled_batch_size} must come to a multiple "
                 f"of student.images_per_class={self.student.images_per_class}: the control takes as many"
             )
-        if "teacher" not in self.rows:
+        if self.rows and "teacher" not in self.rows:
             self.rows.insert(0, "teacher")
         return self
+
+    def _check_data(self) -> None:
+        if self.data.kind != "images":
+            return
+        missing = [name for name in ("labeled", "unlabeled") if getattr(self.data, name) is None]
+        if missing and (self.rows or len(missing) == 2):
+            raise ValueError(
+                f"data.{' and data.'.join(missing)} missing: give folders of images, or data.kind=glyphs to "
+                "try the embedded letters"
+            )
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that `load_config` reads back."""
@@ -205,17 +286,19 @@ class Config(Section):
 
 
 def load_config(
-    source: str | Path | None = None,
+    source: str | Path | Sequence[str | Path] | None = None,
     overrides: list[str] | None = None,
     values: dict[str, Any] | None = None,
+    fallback: dict[str, Any] | None = None,
 ) -> Config:
     """Read settings from YAML and from ``key.sub=value`` overrides.
 
     Args:
-        source: a YAML file, or the name of one that comes with the package (see `presets`); None starts
-            from the defaults.
+        source: a YAML file, or the name of one that comes with the package (see `presets`); of several,
+            the later ones win; None starts from the defaults.
         overrides: values are YAML; they win over the file.
         values: further settings by dotted key, taken as they are; they win over the file, too.
+        fallback: likewise, for settings that are 0 or not given by any of these.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
@@ -227,7 +310,9 @@ def load_config(
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?
     """
-    settings = {"data": {}} if source is None else _read(source)
+    settings: dict[str, Any] = {"data": {}}
+    for each in [source] if isinstance(source, str | Path) else source or []:
+        _merge(settings, _read(each))
     for key, value in (values or {}).items():
         _assign(settings, key.split("."), value)
     for override in overrides or []:
@@ -235,6 +320,9 @@ def load_config(
         if not equals or not key:
             raise ConfigError(f"{override!r} is not an override: write key=value, student.lr=0.001 say.")
         _assign(settings, key.strip().split("."), _parse(text, override))
+    for key, value in (fallback or {}).items():
+        if not _find(settings, key.split(".")):
+            _assign(settings, key.split("."), value)
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -291,6 +379,20 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
             below = values[key] = {}
         values = below
     values[keys[-1]] = value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict) and "name" not in value:
+            _merge(below[key], value)
+        else:
+            below[key] = value
+
+
+def _find(values: Any, keys: list[str]) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _explain(error: Any) -> str:

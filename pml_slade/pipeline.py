@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import platform
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from . import builders, recipes
 from .checkpoints import write_atomic, write_json_atomic
@@ -20,16 +18,16 @@ from .clustering import embed
 from .config import ROWS, Config
 from .datasets.images import ImageDataset
 from .datasets.pseudo_label_dataset import first_of_item
-from .datasets.splits import describe
+from .datasets.splits import describe, shared_labels
 from .evaluation import evaluate
-from .exceptions import ConfigError
 from .models import load_model, save_model
+from .pretrain import build_trainer, pretrain
 from .recipes import Models
+from .runs import begin, check_folder
 from .stages import Metrics, Stage, run_stage, seed_everything
 
 logger = logging.getLogger("pml_slade")
 
-MAY_CHANGE = ("output", "rows", "device")
 PACKAGES = ("pml-slade", "torch", "torchvision", "pytorch-metric-learning", "numpy")
 
 
@@ -70,19 +68,18 @@ class Pipeline:
 
     def __init__(self, config: Config, progress: bool = True) -> None:
         self.config = config
-        self.folder = Path(config.output)
-        _check_folder(self.folder, config)
+        self.folder = check_folder(config)
         self.setup = recipes.Setup(
             config, builders.build_splits(config), builders.build_device(config), progress
         )
         recipes.check(self.setup, list(config.rows))
+        if config.pretraining.steps:
+            build_trainer(config, self._pretraining_images(), self.setup.device)
 
     def run(self) -> list[Result]:
         """Train what is not trained yet, and return a result per row, in the order of `config.ROWS`."""
-        for stale in self.folder.rglob(".*.tmp"):  # what a killed run was about to write
-            stale.unlink()
         self._describe()
-        write_atomic(self.folder / "config.yaml", self.config.to_yaml().encode())
+        begin(self.config)
         results = []
         for row in (row for row in ROWS if row in self.config.rows):
             results.append(self._row(row))
@@ -116,7 +113,7 @@ class Pipeline:
     def _stage(self, row: str, turn: int, folder: Path) -> Stage:
         config = self.config
         if row == "teacher":
-            models = builders.build_models(config)
+            models = builders.build_models(config, self._pretrained())
         else:  # the teacher, and then the student promoted
             models = self._load(self._model_file("teacher") if turn == 1 else self._model_file(row, turn - 1))
         seed = int(np.random.SeedSequence([config.seed, list(ROWS).index(row), turn]).generate_state(1)[0])
@@ -134,6 +131,27 @@ class Pipeline:
             progress=self.setup.progress,
         )
 
+    def _pretrained(self) -> Path | None:
+        """The file of the pretrained trunk, where the run has that stage."""
+        if not self.config.pretraining.steps:
+            return None
+        validation = self.setup.splits.validation
+
+        def validate(trunk: torch.nn.Module) -> Metrics:
+            assert validation is not None
+            return self._evaluate({"trunk": trunk, "embedder": torch.nn.Identity()}, validation)
+
+        return pretrain(
+            self.config,
+            self._pretraining_images(),
+            self.setup.device,
+            None if validation is None else validate,
+            self.setup.progress,
+        )
+
+    def _pretraining_images(self) -> list[ImageDataset]:
+        return [self.setup.splits.labeled, self.setup.splits.unlabeled]
+
     def _measure(self, row: str, models: Models) -> Result:
         steps = self.setup.settings(row).steps * self._turns(row)
         splits = self.setup.splits
@@ -143,12 +161,20 @@ class Pipeline:
             steps=steps,
             images=steps * self.setup.images_a_step(row),
             validation=None if splits.validation is None else self._evaluate(models, splits.validation),
-            test=None if splits.test is None else self._evaluate(models, splits.test),
+            test=None if splits.test is None else self._evaluate(models, splits.test, splits.gallery),
             model=str(self._model_file(row).relative_to(self.folder)),
         )
 
-    def _evaluate(self, models: Models, dataset: ImageDataset) -> Metrics:
-        embeddings = embed(
+    def _evaluate(
+        self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None
+    ) -> Metrics:
+        if gallery is None:
+            return evaluate(self._embed(models, queries), queries.known_labels())
+        labels, gallery_labels = shared_labels(queries, gallery)
+        return evaluate(self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels)
+
+    def _embed(self, models: Models, dataset: ImageDataset) -> np.ndarray:
+        return embed(
             builders.with_transform(dataset, self.config.data, train=False),
             recipes.embedding_model(models),
             data_getter=first_of_item,
@@ -157,7 +183,6 @@ class Pipeline:
             num_workers=self.config.data.num_workers,
             progress=False,
         )
-        return evaluate(embeddings, dataset.known_labels())
 
     def _model_file(self, row: str, turn: int | None = None) -> Path:
         turns = self._turns(row)
@@ -188,20 +213,3 @@ class Pipeline:
             "threads": torch.get_num_threads(),
         }
         write_json_atomic(file, facts)
-
-
-def _check_folder(folder: Path, config: Config) -> None:
-    """Make sure that the folder was begun with the same settings; rows may be added, and folders moved."""
-    file = folder / "config.yaml"
-    if not file.exists():
-        return
-    before, after = (
-        yaml.safe_dump({k: v for k, v in yaml.safe_load(text).items() if k not in MAY_CHANGE}).splitlines()
-        for text in (file.read_text(), config.to_yaml())
-    )
-    if before != after:
-        changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
-        raise ConfigError(
-            f"output: {folder} holds a run with other settings; give another output folder, or delete it. "
-            "Changed:\n  " + "\n  ".join(changed)
-        )

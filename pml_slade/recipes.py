@@ -106,6 +106,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
         "dataset": builders.with_transform(setup.splits.labeled, setup.config.data, train=True),
         "iterations_per_epoch": min(setup.config.epoch_steps, settings.steps),
         "data_device": setup.device,
+        "freeze_trunk_batchnorm": setup.config.model.freeze_batchnorm,
         "dataloader_num_workers": setup.config.data.num_workers,
     }
     if row in SUPERVISED:

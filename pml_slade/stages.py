@@ -21,10 +21,13 @@ from tqdm import tqdm
 from .checkpoints import Checkpoints
 from .compat import silent_epochs
 from .exceptions import SladeError
+from .pretraining import SwAVTrainer
 
 logger = logging.getLogger("pml_slade")
 
 Metrics = dict[str, float]
+Validate = Callable[[torch.nn.Module], Metrics]
+"""Measures a module that turns images into embeddings."""
 
 
 @dataclass
@@ -38,7 +41,8 @@ class Stage:
         epochs: how many.
         seed: reseeds everything at each epoch, so that a resumed run draws what an unbroken one draws.
         validate: measures the models after each epoch, or None to take the last epoch.
-        images_per_class: of the labeled batches.
+        images_per_class: of the labeled batches; None draws images at random.
+        keep_best: end with the models of the epoch that validated best, not with the last ones.
         progress: show a progress bar.
     """
 
@@ -48,14 +52,15 @@ class Stage:
     epochs: int
     seed: int
     validate: Callable[[], Metrics] | None
-    images_per_class: int
+    images_per_class: int | None = None
+    keep_best: bool = True
     progress: bool = True
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
 
 def run_stage(stage: Stage) -> None:
-    """Train, going on after the last checkpoint; leaves the best models in the trainer.
+    """Train, going on after the last checkpoint; leaves the best models in the trainer, or the last ones.
 
     "Best" is the highest validation MAP@R, the earlier one where two are equal.
 
@@ -92,12 +97,13 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
     """One epoch; its randomness depends on the seed and the epoch alone."""
     trainer = stage.trainer
     seed_everything(stage.seed, epoch)
-    trainer.sampler = MPerClassSampler(
-        trainer.dataset.labels,
-        stage.images_per_class,
-        trainer.batch_size,
-        length_before_new_iter=trainer.iterations_per_epoch * trainer.batch_size,
-    )
+    if stage.images_per_class is not None:
+        trainer.sampler = MPerClassSampler(
+            trainer.dataset.labels,
+            stage.images_per_class,
+            trainer.batch_size,
+            length_before_new_iter=trainer.iterations_per_epoch * trainer.batch_size,
+        )
     totals: Metrics = {}
 
     def after_step(t: Any) -> None:
@@ -120,8 +126,10 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
 
 
 def _watched(trainer: Any) -> Metrics:
-    """What explains a student: similarity statistics and mined pairs."""
+    """What explains a student, similarity statistics and mined pairs; of SwAV, the prototypes in use."""
     values: Metrics = {}
+    if isinstance(trainer, SwAVTrainer):
+        values["prototypes_in_use"] = trainer.swav_loss.prototypes_in_use
     basis = trainer.loss_funcs.get("basis_loss")
     if basis is not None and basis.regularizer is not None:
         values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}
@@ -145,7 +153,7 @@ def seed_everything(seed: int, *parts: int) -> None:
 
 
 def _keep_best(stage: Stage, epoch: int, row: Metrics) -> None:
-    if stage.validate is None:
+    if stage.validate is None or not stage.keep_best:
         return
     if stage.best is None or row["MAP@R"] > stage.best["score"]:
         models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.trainer.models.items()}

@@ -137,9 +137,9 @@ def test_a_config_file_and_a_preset_are_read_and_overrides_win(tmp_path, command
     file.write_text("data: {kind: glyphs}\nseed: 3\nstudent: {lr: 0.5}\n")
     _, out, _ = command("train", "-c", file, "seed=4", "--print-config")
     assert (yaml.safe_load(out)["seed"], yaml.safe_load(out)["student"]["lr"]) == (4, 0.5)
-    for preset in presets():
-        _, out, _ = command("train", "-c", preset, "data.root=x", "--print-config")
-        assert yaml.safe_load(out)["data"]["kind"] == preset
+    for data in set(presets()) - {"s2"}:
+        _, out, _ = command("train", "-c", "s2", "-c", data, "--print-config")
+        assert yaml.safe_load(out)["output"] == f"runs/{data}"
 
 
 def refused(result, *words):

@@ -584,15 +584,18 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
         read[type(section)] |= set(type(section).model_fields) - set(exclude)
         return Section.model_dump(section, exclude=exclude, **kwargs)
 
-    mine = small_config(folders, tmp_path / "run", "rows=[control, slade]", "student.mining=eq7")
+    swav = ("pretraining.steps=4", "pretraining.batch_size=8", "pretraining.num_local=0")
+    mine = small_config(folders, tmp_path / "run", "rows=[control, slade]", "student.mining=eq7", *swav)
     omniglot = small_config({}, tmp_path / "run", "data.kind=omniglot", "data.root=nowhere")
+    named = small_config({**folders, "labeled": "CUB200"}, tmp_path / "run")
     monkeypatch.setattr(Section, "__getattribute__", spy)
     monkeypatch.setattr(BasisConfig, "model_dump", dumped, raising=False)
     assert {len(names) for names in read.values()} == {0}
     assert len(read) >= 5
     Pipeline(mine, progress=False).run()
-    with pytest.raises(DataError):  # no images are needed to see what is asked of the settings
-        builders.build_splits(omniglot)
+    for config in (omniglot, named):  # no images are needed to see what is asked of the settings
+        with pytest.raises(DataError):
+            builders.build_splits(config)
     assert {kind.__name__: names - read[kind] for kind, names in sections().items()} == {
         kind.__name__: set() for kind in sections()
     }

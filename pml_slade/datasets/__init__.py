@@ -1,5 +1,6 @@
 """Datasets: the pseudo-labeled pool, and images from folders, lists and known collections."""
 
+from .catalogue import CATALOGUE, CUB200, Cars196, CompCars, Fashion200k, InShop, NABirds
 from .duplicates import find_duplicates
 from .folders import image_folder, open_images
 from .glyphs import glyphs_splits
@@ -11,7 +12,14 @@ from .tables import image_csv
 from .transforms import transforms
 
 __all__ = [
+    "CATALOGUE",
+    "CUB200",
+    "Cars196",
+    "CompCars",
+    "Fashion200k",
     "ImageDataset",
+    "InShop",
+    "NABirds",
     "PseudoLabelDataset",
     "Splits",
     "find_duplicates",

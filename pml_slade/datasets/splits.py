@@ -10,13 +10,14 @@ import numpy as np
 from ..exceptions import ConfigError, DataError
 from .images import ImageDataset
 
+PARTS = ("labeled", "unlabeled", "validation", "test", "gallery")
 MIN_CLASSES = 2
 """Fewer classes than this in a part leave nothing to tell apart."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The four parts of one experiment.
+    """The parts of one experiment.
 
     Attributes:
         labeled: Annotated images; labels are 0..C-1.
@@ -25,6 +26,7 @@ class Splits:
         validation: Held-out classes that choose the best epoch, or None.
         test: Classes never seen before, or None.
         name: What tables call it.
+        gallery: What the test images are searched in; None searches them among themselves.
 
     Raises:
         DataError: Labels are missing or not consecutive, or two of labeled, validation and test
@@ -44,6 +46,7 @@ class Splits:
     validation: ImageDataset | None
     test: ImageDataset | None
     name: str
+    gallery: ImageDataset | None = None
 
     def __post_init__(self) -> None:
         check_splits(self)
@@ -51,7 +54,7 @@ class Splits:
 
 def parts(splits: Splits) -> dict[str, ImageDataset]:
     """The parts that exist, by name."""
-    every = {key: getattr(splits, key) for key in ("labeled", "unlabeled", "validation", "test")}
+    every = {key: getattr(splits, key) for key in PARTS}
     return {key: part for key, part in every.items() if part is not None}
 
 
@@ -80,7 +83,7 @@ def check_splits(splits: Splits) -> None:
     for i, first in enumerate(keys):
         for second in keys[i + 1 :]:
             shared = sorted(class_names(annotated[first]) & class_names(annotated[second]))
-            if shared:
+            if shared and (first, second) != ("test", "gallery"):
                 raise DataError(
                     f"{first} and {second} share {len(shared)} classes, e.g. {shared[:3]}; "
                     "evaluation needs classes that training never sees. Where the names only happen to "
@@ -107,7 +110,7 @@ def describe(splits: Splits) -> dict[str, Any]:
         the test, where both are known.
     """
     counts: dict[str, Any] = {"name": splits.name}
-    for key in ("labeled", "unlabeled", "validation", "test"):
+    for key in PARTS:
         part = getattr(splits, key)
         counts[key] = None
         if part is not None:
@@ -116,6 +119,29 @@ def describe(splits: Splits) -> dict[str, Any]:
     shared = set() if splits.test is None else class_names(splits.test)
     counts["pool_classes_in_test"] = len(shared & class_names(splits.unlabeled))
     return counts
+
+
+def shared_labels(queries: ImageDataset, gallery: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Number the classes of queries and gallery alike, by their names.
+
+    Returns:
+        int64 arrays, a label for each query and for each image of the gallery.
+
+    Raises:
+        DataError: one of them has no labels.
+
+    Examples:
+        >>> images = np.zeros((2, 4, 4), np.uint8)
+        >>> first, second = (ImageDataset(images, [0, 1], names, mode="L") for names in ("ab", "bc"))
+        >>> shared_labels(first, second)
+        (array([0, 1]), array([1, 2]))
+    """
+    names = [
+        np.array([str(n) for n in part.classes])[labels] if part.classes is not None else labels.astype(str)
+        for part, labels in ((queries, queries.known_labels()), (gallery, gallery.known_labels()))
+    ]
+    numbers = np.unique(np.concatenate(names), return_inverse=True)[1].reshape(-1)
+    return numbers[: len(queries)], numbers[len(queries) :]
 
 
 def split_classes(dataset: ImageDataset, fraction: float, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:

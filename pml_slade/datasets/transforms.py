@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 from ..exceptions import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESIZE_RATIO = 256 / 224
-"""Short side after resizing, as a multiple of the crop."""
+RESIZE_RATIO = 256 / 227
+"""Short side after resizing, as a multiple of the crop: the reality check's sizes."""
 
 
 class ToFloatTensor:
@@ -72,9 +72,10 @@ def transforms(
 
     `"small"` is for glyphs and characters: the image is squeezed to a square; in training it is
     turned by up to 10 degrees, moved by up to a tenth, scaled by 0.9 to 1.1 and sheared by up to 5
-    degrees, the uncovered border black. Values stay in [0, 1]. `"photo"` is the reality check's:
-    in training a random crop (16 to 100 % of the area, ratio 0.75 to 1.33) and a flip, else
-    a centre crop; values are normalised by ImageNet's mean and deviation (`"RGB"`) or 0.5 (`"L"`).
+    degrees, the uncovered border black. Values stay in [0, 1]. `"photo"` is the reality check's, which
+    is also the paper's: the short side becomes 256/227 of `image_size` (256 for 227); in training a random
+    crop (16 to 100 % of the area, ratio 0.75 to 1.33) and a flip, else a centre crop; values are normalised
+    by ImageNet's mean and deviation (`"RGB"`) or 0.5 (`"L"`).
 
     Args:
         kind: `"small"` or `"photo"`.
@@ -95,17 +96,13 @@ def transforms(
         >>> transforms("photo", 32)(Image.new("RGB", (64, 48))).shape
         torch.Size([3, 32, 32])
     """
-    if image_size < 1:
-        raise ConfigError(f"image_size must be at least 1 pixel, got {image_size}")
-    if mode not in ("RGB", "L"):
-        raise ConfigError(f"mode must be 'RGB' or 'L', got {mode!r}")
+    check_kind(kind, image_size, mode)
     steps: list[Any]
     if kind == "small":
         steps = [SquareResize(image_size)]
         if train:
             steps.append(_mild_affine())
-        return v2.Compose([*steps, ToFloatTensor()])
-    if kind == "photo":
+    else:
         steps = [v2.Resize(round(image_size * RESIZE_RATIO), antialias=True)]
         if train:
             steps += [
@@ -114,9 +111,24 @@ def transforms(
             ]
         else:
             steps.append(v2.CenterCrop(image_size))
-        norm = (IMAGENET_MEAN, IMAGENET_STD) if mode == "RGB" else ((0.5,), (0.5,))
-        return v2.Compose([*steps, ToFloatTensor(*norm)])
-    raise ConfigError(f"kind must be 'small' or 'photo', got {kind!r}")
+    return v2.Compose([*steps, to_tensor(kind, mode)])
+
+
+def check_kind(kind: str, image_size: int, mode: str) -> None:
+    """Refuse what `transforms` cannot make."""
+    if kind not in ("small", "photo"):
+        raise ConfigError(f"kind must be 'small' or 'photo', got {kind!r}")
+    if image_size < 1:
+        raise ConfigError(f"image_size must be at least 1 pixel, got {image_size}")
+    if mode not in ("RGB", "L"):
+        raise ConfigError(f"mode must be 'RGB' or 'L', got {mode!r}")
+
+
+def to_tensor(kind: str, mode: str) -> ToFloatTensor:
+    """The last step of every transform of a kind of data: photographs are normalised, drawings are not."""
+    if kind == "small":
+        return ToFloatTensor()
+    return ToFloatTensor(IMAGENET_MEAN, IMAGENET_STD) if mode == "RGB" else ToFloatTensor((0.5,), (0.5,))
 
 
 def _mild_affine() -> v2.RandomAffine:

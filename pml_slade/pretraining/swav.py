@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..compat import TrainerWithExtraKeys
 from ..exceptions import ConfigError, DataError
 from ..trainers.optimizers import check_optimizers
+from .views import check_int
 
 logger = logging.getLogger("pml_slade")
 
@@ -28,53 +30,6 @@ MIN_EPSILON = 1 / 80
 
 COLLAPSE_ENTROPY, COLLAPSE_STEPS = 0.1, 50
 """Our choice: over 50 iterations, healthy runs on Glyphs were above 0.4 and a collapsed one below 0.06."""
-
-
-class MultiCrop:
-    """Makes the views of an image: two global crops, then any number of local ones (Caron et al., Sec. 3.3).
-
-    Args:
-        global_transform: random; called twice with the image.
-        local_transform: random, to a smaller size; called `num_local` times.
-        num_local: local views of an image.
-
-    Raises:
-        ConfigError: `num_local` is negative, or does not fit to `local_transform`.
-
-    Examples:
-        >>> from PIL import Image
-        >>> from pml_slade.datasets import transforms
-        >>> large, small = (transforms("photo", size, train=True) for size in (32, 16))
-        >>> views = MultiCrop(large, small, num_local=3)(Image.new("RGB", (48, 48)))
-        >>> [view.shape[-1] for view in views]
-        [32, 32, 16, 16, 16]
-    """
-
-    def __init__(
-        self,
-        global_transform: Callable[[Any], Tensor],
-        local_transform: Callable[[Any], Tensor] | None = None,
-        num_local: int = 0,
-    ) -> None:
-        _check_int("num_local", num_local, at_least=0)
-        if (num_local > 0) != (local_transform is not None):
-            raise ConfigError(
-                f"num_local is {num_local} and local_transform is {local_transform!r}: give both, for local "
-                "views, or neither."
-            )
-        self.global_transform = global_transform
-        self.local_transform = local_transform
-        self.num_local = num_local
-
-    def __call__(self, image: Any) -> list[Tensor]:
-        """The views of one image, global ones first."""
-        views = [self.global_transform(image) for _ in range(2)]
-        if self.local_transform is not None:
-            views += [self.local_transform(image) for _ in range(self.num_local)]
-        return views
-
-    def __repr__(self) -> str:
-        return f"MultiCrop({self.global_transform!r}, {self.local_transform!r}, num_local={self.num_local})"
 
 
 class SwAVLoss(torch.nn.Module):
@@ -121,9 +76,9 @@ class SwAVLoss(torch.nn.Module):
         sinkhorn_iterations: int = 3,
     ) -> None:
         super().__init__()
-        _check_int("num_prototypes", num_prototypes, at_least=2)
-        _check_int("embedding_size", embedding_size, at_least=1)
-        _check_int("sinkhorn_iterations", sinkhorn_iterations, at_least=1)
+        check_int("num_prototypes", num_prototypes, at_least=2)
+        check_int("embedding_size", embedding_size, at_least=1)
+        check_int("sinkhorn_iterations", sinkhorn_iterations, at_least=1)
         if not temperature > 0:
             raise ConfigError(f"temperature must be positive, got {temperature!r}.")
         if not epsilon >= MIN_EPSILON:
@@ -253,9 +208,9 @@ class SwAVTrainer(TrainerWithExtraKeys):
 
     Examples:
         >>> from PIL import Image
-        >>> from pml_slade.datasets import transforms
         >>> from pml_slade.models import build_model
-        >>> views = MultiCrop(transforms("small", 28, "L", train=True))
+        >>> from pml_slade.pretraining import swav_views
+        >>> views = swav_views("small", 28, "L")
         >>> images = [(views(Image.linear_gradient("L").rotate(9 * i)), -1) for i in range(32)]
         >>> models = build_model("convnet", embedding_size=16, in_channels=1)
         >>> losses = {"metric_loss": SwAVLoss(num_prototypes=8, embedding_size=16)}  # doctest: +SKIP
@@ -286,7 +241,7 @@ class SwAVTrainer(TrainerWithExtraKeys):
         freeze_prototypes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_int("batch_size", batch_size, at_least=2)
+        check_int("batch_size", batch_size, at_least=2)
         loss = _checked_loss(models, loss_funcs, mining_funcs)
         steps = _steps_of_pass(dataset, batch_size)
         lacking = math.ceil(loss.num_prototypes / batch_size) - 1
@@ -296,7 +251,7 @@ class SwAVTrainer(TrainerWithExtraKeys):
         )
         self.freeze_prototypes = FROZEN_PASSES * steps if freeze_prototypes is None else freeze_prototypes
         for name in ("queue_batches", "queue_from_iteration", "freeze_prototypes"):
-            _check_int(name, getattr(self, name), at_least=0)
+            check_int(name, getattr(self, name), at_least=0)
         self._entropies: deque[float] = deque(maxlen=COLLAPSE_STEPS)
         self._warned = False
         super().__init__(
@@ -360,20 +315,34 @@ class SwAVTrainer(TrainerWithExtraKeys):
 
 
 def _lightly() -> tuple[Any, Any]:
-    """SwaVPrototypes and SwaVLoss; imported late, because it is optional and takes seconds."""
-    try:
+    """SwaVPrototypes and SwaVLoss."""
+    with _needs_lightly():
         from lightly.loss import SwaVLoss
         from lightly.models.modules import SwaVPrototypes
+    return SwaVPrototypes, SwaVLoss
+
+
+def lars() -> type[torch.optim.Optimizer]:
+    """The optimizer of the authors of SwAV, from lightly.
+
+    Raises:
+        ConfigError: lightly is missing.
+    """
+    with _needs_lightly():
+        from lightly.utils.lars import LARS
+    kind: type[torch.optim.Optimizer] = LARS
+    return kind
+
+
+@contextmanager
+def _needs_lightly() -> Iterator[None]:
+    """Around its imports, which come late, because it is optional and takes seconds."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "lightly":
             raise
         raise ConfigError('SwAV needs lightly: pip install "pml-slade[pretraining]".') from error
-    return SwaVPrototypes, SwaVLoss
-
-
-def _check_int(name: str, value: Any, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
 
 
 def _checked_loss(

@@ -1,0 +1,168 @@
+"""SwAV on the images of a run, labeled and unlabeled, before its teacher; no label is read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import ConcatDataset
+
+from . import builders
+from .config import Config
+from .datasets.images import ImageDataset
+from .exceptions import CheckpointError
+from .models import SwAVCheckpoint, build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from .models.saving import state_difference
+from .pretraining import SwAVLoss, SwAVTrainer, swav_views
+from .runs import begin, check_folder
+from .stages import Stage, Validate, run_stage, seed_everything
+
+logger = logging.getLogger("pml_slade")
+
+FOLDER, FILE = "pretraining", "swav.pth.tar"
+DEFAULT_PROTOTYPES = 300
+FINAL_LR = 1e-3
+"""Share of the learning rate that is left at the end, as in the authors' scripts."""
+
+
+def run_pretraining(config: Config, progress: bool = True) -> Path:
+    """Pretrain a trunk on whatever images the settings name; `pml-slade train` can go on in the same folder.
+
+    Returns:
+        The file, in the layout in which the authors of SwAV publish theirs.
+
+    Raises:
+        ConfigError: settings that do not fit; the folder holds a run with other settings.
+        DataError: images that cannot be used.
+    """
+    check_folder(config)
+    images, device = builders.build_pretraining_images(config), builders.build_device(config)
+    build_trainer(config, images, device)  # refuses what cannot work before anything is written
+    begin(config)
+    return pretrain(config, images, device, progress=progress)
+
+
+def pretrain(
+    config: Config,
+    images: Sequence[ImageDataset],
+    device: torch.device,
+    validate: Validate | None = None,
+    progress: bool = True,
+) -> Path:
+    """Pretrain a trunk, unless that is done; what was stopped goes on.
+
+    Args:
+        config: all settings; the stage lies in ``output/pretraining``.
+        images: to train on, labels are not read.
+        device: to train on.
+        validate: measures a trunk after each epoch, for the records; the last epoch is taken anyway.
+        progress: show a progress bar.
+
+    Returns:
+        The file with trunk, projection head and prototypes.
+    """
+    folder = Path(config.output) / FOLDER
+    file = folder / FILE
+    if file.exists():
+        return file
+    trainer = build_trainer(config, images, device)
+    trunk = trainer.models["trunk"]
+    stage = Stage(
+        name="SwAV",
+        folder=folder,
+        trainer=trainer,
+        epochs=config.pretraining.steps // trainer.iterations_per_epoch,
+        seed=config.seed,
+        validate=None if validate is None else lambda: validate(trunk),
+        keep_best=False,
+        progress=progress,
+    )
+    run_stage(stage)
+    save_swav_checkpoint(file, trunk, trainer.models["embedder"], trainer.swav_loss.prototypes)
+    return file
+
+
+def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.device) -> SwAVTrainer:
+    """Return the trainer of the stage; a SwAV file in `model.weights` gives head and prototypes, too.
+
+    Raises:
+        ConfigError: settings that do not fit.
+        DataError: fewer images than a batch.
+    """
+    settings, data = config.pretraining, config.data
+    seed_everything(config.seed)
+    given = _given(config)
+    trunk = build_trunk(config.model.trunk, len(data.mode), config.model.weights)
+    sizes: Any = (trunk.output_size, settings.hidden_size, settings.embedding_size)
+    head, loss = swav_head(*sizes), _loss(config, given)
+    if given is not None:
+        _go_on(head, given.head, "projection head")
+        _go_on(loss.prototypes.heads[0], given.prototypes, "prototypes")
+    parts = {"trunk": trunk.to(device), "embedder": head.to(device), "metric_loss": loss.to(device)}
+    optimizers = {
+        f"{name}_optimizer": builders.build_optimizer(
+            settings, [{"params": list(part.parameters())}], "pretraining.optimizer"
+        )
+        for name, part in parts.items()
+    }
+    views = swav_views(data.transform, data.image_size, data.mode, settings.num_local)
+    dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images])
+    a_pass = max(len(dataset) // settings.batch_size, 1)
+    frozen = min(a_pass, settings.steps // 10)
+    return SwAVTrainer(
+        models={"trunk": parts["trunk"], "embedder": parts["embedder"]},
+        optimizers=optimizers,
+        batch_size=settings.batch_size,
+        loss_funcs={"metric_loss": parts["metric_loss"]},
+        dataset=dataset,
+        queue_batches=settings.queue_batches,
+        queue_from_iteration=settings.queue_from_step,
+        freeze_prototypes=frozen if settings.freeze_prototypes is None else settings.freeze_prototypes,
+        lr_schedulers={
+            name.replace("_optimizer", "_scheduler_by_iteration"): CosineAnnealingLR(
+                optimizer, T_max=settings.steps, eta_min=settings.learning_rate * FINAL_LR
+            )
+            for name, optimizer in optimizers.items()
+        },
+        iterations_per_epoch=min(config.epoch_steps, settings.steps),
+        data_device=device,
+        dataloader_num_workers=data.num_workers,
+    )
+
+
+def _given(config: Config) -> SwAVCheckpoint | None:
+    """What `model.weights` has of SwAV, where it is a file that has."""
+    weights = config.model.weights
+    if weights in (None, "default"):
+        return None
+    try:
+        return load_swav_checkpoint(weights)
+    except CheckpointError:  # no SwAV; whether it fits the trunk is told when the trunk is built
+        return None
+
+
+def _loss(config: Config, given: SwAVCheckpoint | None) -> SwAVLoss:
+    settings = config.pretraining
+    theirs = None if given is None or given.prototypes is None else len(given.prototypes["weight"])
+    return SwAVLoss(
+        settings.num_prototypes or theirs or DEFAULT_PROTOTYPES,
+        settings.embedding_size,
+        settings.temperature,
+        settings.epsilon,
+        settings.sinkhorn_iterations,
+    )
+
+
+def _go_on(part: torch.nn.Module, state: dict[str, torch.Tensor] | None, name: str) -> None:
+    """Start a part from a checkpoint that has it in this size; else it starts afresh, and that is said."""
+    if state is None:
+        return
+    if difference := state_difference(part, state):
+        logger.warning("pretraining: the %s of model.weights starts afresh: %s", name, difference)
+        return
+    part.load_state_dict(state)
+    logger.info("pretraining: goes on with the %s of model.weights", name)

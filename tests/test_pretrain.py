@@ -1,0 +1,223 @@
+"""SwAV as the first stage of a run: what it reads, what it writes, who starts from it, how it goes on."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from images import SMALL, small_config, write_images
+from typer.testing import CliRunner
+
+from pml_slade import cli, pretrain, stages
+from pml_slade.builders import build_models
+from pml_slade.exceptions import CheckpointError, ConfigError, DataError
+from pml_slade.models import build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from pml_slade.pipeline import Pipeline
+from pml_slade.pretrain import build_trainer, run_pretraining
+
+SWAV = (
+    "pretraining.steps=12",
+    "pretraining.batch_size=16",
+    "pretraining.num_local=0",
+    "pretraining.hidden_size=12",
+    "pretraining.embedding_size=6",
+    "pretraining.num_prototypes=5",
+    "pretraining.optimizer=Adam",
+    "pretraining.optimizer_arguments={}",
+    "pretraining.lr=0.001",
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def config(folders, output, *overrides):
+    return small_config(folders, output, *SWAV, *overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tmp_path_factory):
+    """A run with all stages."""
+    pytest.importorskip("lightly")
+    output = tmp_path_factory.mktemp("finished") / "run"
+    Pipeline(config(folders, output), progress=False).run()
+    return output
+
+
+def swav_file(output):
+    return Path(output) / "pretraining" / "swav.pth.tar"
+
+
+def test_it_writes_trunk_head_and_prototypes_as_the_authors_do(finished):
+    state = torch.load(swav_file(finished), weights_only=True)
+    assert all(key.startswith("module.") for key in state)
+    saved = load_swav_checkpoint(swav_file(finished))
+    assert saved.head_sizes == (build_trunk("convnet", 1).output_size, 12, 6)
+    assert saved.prototypes["weight"].shape == (5, 6)
+
+
+def test_the_teacher_starts_from_its_trunk(folders, finished, monkeypatch):
+    """And from nothing else of it: the embedder is as it would be without."""
+    seen = {}
+    real = stages.run_stage
+
+    def run_stage(stage):
+        seen[stage.name] = {k: v.clone() for k, v in stage.trainer.models["trunk"].state_dict().items()}
+        seen["embedder"] = stage.trainer.models["embedder"].state_dict()["layers.0.weight"].clone()
+        raise KeyboardInterrupt
+
+    settings = config(folders, finished)
+    teacher = finished / "teacher"
+    teacher.rename(finished / "away")
+    monkeypatch.setattr("pml_slade.pipeline.run_stage", run_stage)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline(settings, progress=False).run()
+    finally:
+        monkeypatch.setattr("pml_slade.pipeline.run_stage", real)
+        (finished / "away").rename(teacher)
+    saved = load_swav_checkpoint(swav_file(finished)).trunk
+    assert all(torch.equal(value, saved[key]) for key, value in seen["Teacher"].items())
+    fresh = build_models(settings)["embedder"].state_dict()["layers.0.weight"]
+    assert fresh.shape == seen["embedder"].shape
+
+
+def test_it_trains_on_labeled_and_unlabeled_images_and_never_on_held_out_ones(folders, tmp_path):
+    pipeline = Pipeline(config(folders, tmp_path / "run"), progress=False)
+    trainer = build_trainer(pipeline.config, pipeline._pretraining_images(), CPU)
+    splits = pipeline.setup.splits
+    assert len(trainer.dataset) == len(splits.labeled) + len(splits.unlabeled)
+    names = {part.name(i) for part in trainer.dataset.datasets for i in range(len(part))}
+    held_out = {p.name(i) for p in (splits.validation, splits.test) for i in range(len(p))}
+    assert names & held_out == set()
+    assert {trainer.dataset[i][1] for i in range(0, len(trainer.dataset), 7)} == {-1}
+
+
+def test_validation_is_recorded_and_changes_nothing(folders, finished, tmp_path):
+    again = run_pretraining(config(folders, tmp_path / "run", "rows=[]"), progress=False)
+    assert again.read_bytes() == swav_file(finished).read_bytes()
+    recorded = {p.name for p in (finished / "pretraining" / "records").iterdir()}
+    assert any("csv" in name or "db" in name for name in recorded)
+
+
+def test_train_goes_on_where_pretrain_ended(folders, finished, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    run_pretraining(config(folders, output, "rows=[]"), progress=False)
+    monkeypatch.setattr(pretrain, "run_stage", None)  # it would be trained again by this
+    Pipeline(config(folders, output), progress=False).run()
+    model = output / "slade" / "model.safetensors"
+    assert model.read_bytes() == (finished / "slade" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("given", ["labeled", "unlabeled"])
+def test_images_of_one_kind_are_enough(folders, tmp_path, given):
+    pytest.importorskip("lightly")
+    settings = [f"data.{given}={folders[given]}", f"output={tmp_path / 'run'}"]
+    result = CliRunner().invoke(cli.app, ["pretrain", "-q", *SMALL, *SWAV, *settings])
+    assert result.exit_code == 0, result.output
+    assert f"model.weights={swav_file(tmp_path / 'run')}" in result.output.replace("\n", "")
+    trunk = build_trunk("convnet", 1, swav_file(tmp_path / "run"))
+    saved = load_swav_checkpoint(swav_file(tmp_path / "run")).trunk
+    assert torch.equal(next(trunk.parameters()), next(iter(saved.values())))
+
+
+def test_how_long_need_not_be_said(tmp_path):
+    result = CliRunner().invoke(cli.app, ["pretrain", "--unlabeled", str(tmp_path), "--print-config"])
+    assert "\nrows: []\n" in result.output
+    assert f"steps: {cli.PRETRAINING_STEPS}\n" in result.output
+
+
+KILLED = """
+import os, signal, sys
+from pml_slade import stages
+from pml_slade.config import load_config
+from pml_slade.pretrain import run_pretraining
+real, left = stages.Checkpoints.save, int(sys.argv[1])
+def save(self, state, step):
+    global left
+    real(self, state, step)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+stages.Checkpoints.save = save
+run_pretraining(load_config(None, sys.argv[2:]), progress=False)
+"""
+
+
+def test_a_killed_one_goes_on_to_the_same_bits(folders, finished, tmp_path):
+    output = tmp_path / "run"
+    paths = [f"data.{part}={folder}" for part, folder in folders.items()]
+    arguments = [*SMALL, *SWAV, *paths, f"output={output}", "rows=[]"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, "2", *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not swav_file(output).exists()
+    run_pretraining(config(folders, output, "rows=[]"), progress=False)
+    assert swav_file(output).read_bytes() == swav_file(finished).read_bytes()
+
+
+def checkpoint(path, hidden=12, size=6, prototypes=5):
+    trunk = build_trunk("convnet", 1)
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.fill_(0.5)
+    head = swav_head(trunk.output_size, hidden, size)
+    weight = torch.nn.functional.normalize(torch.randn(prototypes, size), dim=1)
+    return save_swav_checkpoint(path, trunk, head, weight)
+
+
+def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
+    file = checkpoint(tmp_path / "swav.pth.tar", prototypes=7)
+    saved = load_swav_checkpoint(file)
+    given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
+    trainer = build_trainer(given, Pipeline(given, progress=False)._pretraining_images(), CPU)
+    assert torch.equal(trainer.swav_loss.prototypes.heads[0].weight, saved.prototypes["weight"])
+    assert torch.equal(trainer.models["embedder"][0].weight, saved.head["0.weight"])
+    assert torch.equal(next(trainer.models["trunk"].parameters()), next(iter(saved.trunk.values())))
+
+
+def test_parts_of_other_sizes_start_afresh_and_that_is_said(folders, tmp_path, caplog):
+    file = checkpoint(tmp_path / "swav.pth.tar", hidden=20, prototypes=7)
+    given = config(folders, tmp_path / "run", f"model.weights={file}")
+    build_trainer(given, Pipeline(given, progress=False)._pretraining_images(), CPU)
+    said = [record.message for record in caplog.records if "starts afresh" in record.message]
+    assert any("projection head" in line and "(20," in line for line in said)
+    assert any("prototypes" in line and "(7, 6)" in line for line in said)
+
+
+@pytest.mark.parametrize("stage", [Pipeline, run_pretraining])
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("pretraining.batch_size=500", DataError, "fewer than one batch of 500"),
+        ("pretraining.optimizer=Adm", ConfigError, r"pretraining\.optimizer: .*did you mean Adam"),
+        ("pretraining.optimizer_arguments={momentum: 1}", ConfigError, "Adam cannot be used here.*momentum"),
+        ("pretraining.epsilon=0.001", ConfigError, "epsilon must be at least"),
+        ("model.trunk=resnet18", CheckpointError, "Nothing in .* fits the trunk"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    folders, tmp_path, stage, override, error, message
+):
+    pytest.importorskip("lightly")
+    weights = f"model.weights={checkpoint(tmp_path / 'swav.pth.tar')}"
+    with pytest.raises(error, match=message):
+        stage(config(folders, tmp_path / "run", weights, override), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_learns(folders, tmp_path):
+    """Views of one image end nearer to each other than to those of others."""
+    pytest.importorskip("lightly")
+    settings = config(folders, tmp_path / "run", "pretraining.steps=60", "rows=[]", "epoch_steps=20")
+    run_pretraining(settings, progress=False)
+    history = stages.Checkpoints(tmp_path / "run" / "pretraining" / "checkpoints").load_latest()[1]["history"]
+    losses = [row["total_loss"] for row in history]
+    assert losses[-1] < losses[0]
+    assert all(1 < row["prototypes_in_use"] <= 5 for row in history)
+    assert np.isfinite(losses).all()

@@ -2,31 +2,41 @@
 
     python benchmarks/initialisation.py omniglot data.root=FOLDER --seeds 0 1 2
 
-Each seed is run twice, with a random start and with SwAV on its labeled and unlabeled images before the
-teacher; all that is supervised takes the same steps. What was stopped goes on with the same command.
+Each seed is trained from a random start and from SwAV on its labeled and unlabeled images, with as many
+supervised steps. What was stopped goes on with the same command.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from compare import RESULTS, machine, put_section, run, test
+import torch
+from compare import RESULTS, machine, put_section, test
 
 from pml_slade.config import load_config
-from pml_slade.pipeline import Result
+from pml_slade.pipeline import Pipeline, Result
+from pml_slade.pretrain import run_pretraining
 from pml_slade.reports.tables import METRICS, cell, interval, markdown
 
 ROWS = ("teacher", "control", "slade")
 STARTS = ("random", "SwAV")
 ABOUT = """\
 Test classes, %; mean of {seeds} seeds and half its 95 % interval (Student's t). Runs of one seed differ in
-their start alone: SwAV is {steps:,} steps of {images} images on labeled and unlabeled images, no label read,
-its last epoch taken. "Steps" counts supervised ones, those of the teacher included; the best epoch is chosen
-on validation classes, and the test classes are looked at once."""
+their start and learning rate alone. SwAV is {steps:,} steps of {images} images on labeled and unlabeled
+images, no label read, its last epoch taken. Of the learning rates {lrs}, for teacher and student
+alike, each start has the one whose teacher did best on the validation classes of seed {first}: {chosen}.
+"Steps" counts supervised ones, those of the teacher included; the best epoch is chosen on validation
+classes."""
 
+Task = tuple[str, int, float]
+"""Start, seed and learning rate."""
 Runs = dict[str, list[dict[str, Result]]]
 
 
@@ -35,33 +45,81 @@ def main() -> None:
     parser.add_argument("preset", help="glyphs or omniglot")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lrs", type=float, nargs="+", default=[0.001, 0.0003, 0.0001])
     parser.add_argument("--steps", type=int, default=1500, help="of SwAV")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file the table is written to")
     args = parser.parse_args()
-    rows = f"rows=[{', '.join(ROWS)}]"
-    swav = {"random": [], "SwAV": [f"pretraining.steps={args.steps}"]}
-    runs: Runs = {start: [] for start in STARTS}
-    for seed in args.seeds:
-        for start in STARTS:
-            runs[start].append(run(args.preset, seed, args.runs, [*args.overrides, rows, *swav[start]]))
-    text = section(args, runs)
+    in_parallel(args, partial(pretrained, args), args.seeds)
+    tried = [(start, args.seeds[0], lr) for start in STARTS for lr in args.lrs]
+    teachers = in_parallel(args, partial(train, args, ["teacher"]), tried)
+    chosen = choose(dict(zip(tried, teachers)))
+    tasks = [(start, seed, chosen[start]) for start in STARTS for seed in args.seeds]
+    results = dict(zip(tasks, in_parallel(args, partial(train, args, list(ROWS)), tasks)))
+    runs = {start: [results[task] for task in tasks if task[0] == start] for start in STARTS}
+    text = section(args, chosen, runs)
     print(text)
     put_section(args.results, f"initialisation {args.preset}", text)
 
 
-def section(args: argparse.Namespace, runs: Runs) -> str:
+def in_parallel(args: argparse.Namespace, job: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
+    """Do a job for each task, some at once, each in one thread."""
+    with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(job, tasks))
+
+
+def pretrained(args: argparse.Namespace, seed: int) -> Path:
+    """The SwAV file of a seed."""
+    output = args.runs / f"{args.preset}-swav-{args.steps}-{seed}"
+    settings = [f"seed={seed}", f"output={output}", f"pretraining.steps={args.steps}", "rows=[]"]
+    return run_pretraining(load_config(args.preset, [*args.overrides, *settings]), progress=False)
+
+
+def train(args: argparse.Namespace, rows: list[str], task: Task) -> dict[str, Result]:
+    """Rows of one start, seed and learning rate."""
+    start, seed, lr = task
+    output = args.runs / f"{args.preset}-{start}-{lr}-{seed}"
+    weights = "null" if start == "random" else pretrained(args, seed)
+    settings = [f"seed={seed}", f"output={output}", f"model.weights={weights}", f"rows=[{', '.join(rows)}]"]
+    settings += [f"{stage}.lr={lr}" for stage in ("teacher", "student")]
+    config = load_config(args.preset, [*args.overrides, *settings])
+    done = {result.row: result for result in Pipeline(config, progress=False).run()}
+    print(f"{start} start, seed {seed}, learning rate {lr}: {', '.join(done)} done", flush=True)
+    return done
+
+
+def choose(teachers: dict[Task, dict[str, Result]]) -> dict[str, float]:
+    """The learning rate of each start, by validation."""
+
+    def score(task: Task) -> float:
+        validation = teachers[task]["teacher"].validation
+        if validation is None:
+            raise SystemExit("there are no validation classes to choose the learning rate on.")
+        return validation["MAP@R"]
+
+    return {start: max((t for t in teachers if t[0] == start), key=score)[2] for start in STARTS}
+
+
+def section(args: argparse.Namespace, chosen: dict[str, float], runs: Runs) -> str:
     """The table with what it takes to get it again."""
     shown = [o for o in args.overrides if not o.startswith("data.root=")]
     root = ["data.root=FOLDER"] if args.preset == "omniglot" else []
-    steps, seeds = ["--steps", str(args.steps)], ["--seeds", *map(str, args.seeds)]
-    command = ["python", "benchmarks/initialisation.py", args.preset, *root, *shown, *steps, *seeds]
-    images = load_config(args.preset, args.overrides).pretraining.batch_size
+    options = ["--seeds", *args.seeds, "--lrs", *args.lrs, "--steps", args.steps]
+    command = ["python", "benchmarks/initialisation.py", args.preset, *root, *shown, *map(str, options)]
+    about = ABOUT.format(
+        seeds=len(args.seeds),
+        steps=args.steps,
+        images=load_config(args.preset, args.overrides).pretraining.batch_size,
+        lrs=", ".join(map(str, args.lrs)),
+        first=args.seeds[0],
+        chosen=", ".join(f"{lr} from the {start} start" for start, lr in chosen.items()),
+    )
     return "\n\n".join(
         [
             f"## {', '.join([args.preset.capitalize(), *shown])}: random start or SwAV",
             f"`{shlex.join(command)}`",
-            ABOUT.format(seeds=len(args.seeds), steps=args.steps, images=images),
+            about,
             table(runs),
             gains(runs),
             machine("lightly"),
@@ -91,7 +149,7 @@ def gains(runs: Runs) -> str:
     return "\n".join(f"- {title}: {_over(runs, *pair)}" for title, pair in pairs.items())
 
 
-def _over(runs: Runs, above: Sequence[str], below: Sequence[str]) -> str:
+def _over(runs: Runs, above: tuple[str, str], below: tuple[str, str]) -> str:
     scores = [[test(seed[row])["MAP@R"] for seed in runs[start]] for start, row in (above, below)]
     over = [a - b for a, b in zip(*scores)]
     half = interval(over)

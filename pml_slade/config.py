@@ -94,7 +94,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """What embeds the images."""
 
-    trunk: str = Field("resnet50", description="convnet, bninception, or any torchvision or timm model by name")
+    trunk: str = Field(
+        "resnet50", description="convnet, bninception, or any torchvision or timm model by name"
+    )
     weights: str | None = Field("default", description="default (the library's), a file, or null")
     embedding_size: int = Field(128, ge=1)
     hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")

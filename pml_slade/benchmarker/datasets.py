@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..datasets import ImageDataset, Splits, glyphs_splits, omniglot_splits, open_images
-from ..exceptions import DataError
+from ..datasets import CATALOGUE, ImageDataset, Splits, glyphs_splits, omniglot_splits, open_images
+from ..exceptions import ConfigError, DataError
 
 
 class LabeledImages(Dataset[dict[str, Any]]):
@@ -142,41 +143,6 @@ class Images(LabeledImages):
         super().__init__(first, second, transform)
 
 
-class InShop(LabeledImages):
-    """DeepFashion In-shop: items of the official training part, and those of query and gallery as the test.
-
-    powerful-benchmarker searches a test set within itself, so query and gallery images are searched together
-    here; numbers are not those of the query against gallery protocol.
-
-    Args:
-        root: folder that holds in_shop/Eval/list_eval_partition.txt and in_shop/Img.
-        transform: applied to each PIL image.
-        download: must be False: its owners give the images out on request.
-    """
-
-    def __init__(
-        self, root: str, transform: Callable[[Any], Any] | None = None, download: bool = False
-    ) -> None:
-        if download:
-            raise DataError(
-                "dataset InShop: download must be False: its owners give the images out on request."
-            )
-        base = Path(root) / "in_shop"
-        listing = base / "Eval" / "list_eval_partition.txt"
-        if not listing.is_file():
-            raise DataError(
-                f"dataset InShop: no file {listing}. Ask for the In-shop Clothes Retrieval Benchmark at "
-                "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html, and unpack it there."
-            )
-        lines = [line.split() for line in listing.read_text().splitlines()[2:] if line.strip()]
-        odd = next((line for line in lines if len(line) != 3), None)
-        if odd is not None or not lines:
-            raise DataError(f"dataset InShop: {listing}: expected 'image item status' lines, got {odd}.")
-        super().__init__(
-            _items(base, lines, {"train"}), _items(base, lines, {"query", "gallery"}), transform=transform
-        )
-
-
 class ImagePool:
     """A pool of unlabeled images: a folder of images at any depth, or a CSV with a column path.
 
@@ -188,6 +154,33 @@ class ImagePool:
 
     def __init__(self, root: str, path: str, mode: str = "RGB") -> None:
         self.pool = open_images(_below(root, path), mode=mode, labeled=False)
+
+
+class CataloguePool:
+    """A pool of unlabeled images: a whole data set of the catalogue.
+
+    Args:
+        root: folder that holds the data sets.
+        name: the data set.
+        exclude: another one, of whose test classes no image is wanted.
+        complete: whether all of both must be there.
+        options: what else the loader of `name` takes, as `part` of CompCars.
+    """
+
+    def __init__(
+        self, root: str, name: str, exclude: str | None = None, complete: bool = True, **options: Any
+    ) -> None:
+        for key, given in (("name", name), ("exclude", exclude)):
+            if given is not None and given not in CATALOGUE:
+                raise ConfigError(f"pool: {key} must be one of {', '.join(CATALOGUE)}, got {given!r}")
+        unknown = sorted(options.keys() - _own_options(name))
+        if unknown:
+            known = sorted({"exclude", "complete", *_own_options(name)})
+            raise ConfigError(f"pool: CataloguePool of {name} does not take {unknown}; it takes {known}")
+        test = None if exclude is None else _catalogue(exclude, root, "test", complete=complete)
+        names = tuple(test.classes or ()) if test is not None else ()
+        data = _catalogue(name, root, "all", complete=complete, exclude=names, **options)
+        self.pool = data.without_labels()
 
 
 class AsDicts(Dataset[dict[str, Any]]):
@@ -204,12 +197,28 @@ class AsDicts(Dataset[dict[str, Any]]):
         return {"data": data, "label": label}
 
 
-def _items(base: Path, lines: list[list[str]], statuses: set[str]) -> ImageDataset:
-    rows = [line for line in lines if line[2] in statuses]
-    if not rows:
-        raise DataError(f"dataset InShop: no image of status {sorted(statuses)} in the partition file.")
-    classes, labels = np.unique([item for _, item, _ in rows], return_inverse=True)
-    return ImageDataset([base / "Img" / name for name, _, _ in rows], labels, list(classes))
+def _labeled(name: str) -> type[LabeledImages]:
+    """A data set of the catalogue, its train and test classes, in the form that YAML can name."""
+
+    def read(self: LabeledImages, root: str, transform: Any = None, **options: Any) -> None:
+        try:
+            train, test = (_catalogue(name, root, split, **options) for split in ("train", "test"))
+        except DataError as error:
+            raise DataError(f"dataset {error}") from error
+        LabeledImages.__init__(self, train, test, transform)
+
+    # What check_settings reads.
+    taken = ["self", "root", "transform", "download", "complete", *sorted(_own_options(name))]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    read.__signature__ = inspect.Signature([inspect.Parameter(key, kind) for key in taken])  # type: ignore[attr-defined]
+    doc = f"Train and test classes of `pml_slade.datasets.{name}`, which takes {', '.join(taken[1:])}."
+    return type(name, (LabeledImages,), {"__init__": read, "__doc__": doc, "__module__": __name__})
+
+
+def _own_options(name: str) -> set[str]:
+    """Arguments that not every loader of the catalogue takes."""
+    shared = inspect.signature(CATALOGUE["CUB200"]).parameters
+    return set(inspect.signature(CATALOGUE[name]).parameters) - set(shared)
 
 
 def _below(root: str, path: str) -> Path:
@@ -225,3 +234,12 @@ def _omniglot(root: str, labeled: int | tuple[str, ...], seed: int, size: int, d
 @lru_cache(maxsize=2)
 def _glyphs(labeled: int, seed: int, size: int) -> Splits:
     return glyphs_splits(size, labeled, seed, validation_fraction=0)
+
+
+@lru_cache(maxsize=8)
+def _catalogue(name: str, root: str, split: str, **options: Any) -> ImageDataset:
+    return CATALOGUE[name](root, split, **options)
+
+
+FROM_CATALOGUE = {name: _labeled(name) for name in CATALOGUE}
+"""Data sets of the catalogue by name."""

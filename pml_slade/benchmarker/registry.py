@@ -17,7 +17,15 @@ REGISTERED: dict[str, tuple[type, ...]] = {
     "miner": (ThresholdPairMiner,),
     "distance": (BasisSimilarity,),
     "model": (models.Trunk,),
-    "dataset": (datasets.Omniglot, datasets.Glyphs, datasets.InShop, datasets.Images, datasets.ImagePool),
+    # Those of the catalogue replace powerful-benchmarker's own of the same name.
+    "dataset": (
+        *datasets.FROM_CATALOGUE.values(),
+        datasets.Omniglot,
+        datasets.Glyphs,
+        datasets.Images,
+        datasets.ImagePool,
+        datasets.CataloguePool,
+    ),
     "split_manager": (split_managers.GivenTestSplitManager,),
     "api_parser": (
         api_parsers.BaseAPIParser,

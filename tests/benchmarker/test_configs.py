@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from catalogue_trees import (
+    write_cars196,
+    write_compcars,
+    write_cub200,
+    write_fashion200k,
+    write_in_shop,
+    write_nabirds,
+)
 from images import drawings
-from PIL import Image
 from torch import nn
 
 pytest.importorskip("powerful_benchmarker")
@@ -31,7 +38,11 @@ CLASS_OF = dict(zip(rows.PHOTOS, ("CUB200", "Cars196", "InShop"))) | {
     "omniglot": "Omniglot",
     "glyphs": "Glyphs",
 }
-POOL_OF = {"cub200": "nabirds/images", "cars196": "compcars/data/image", "in_shop": "fashion200k/women"}
+POOL_OF = {
+    "cub200": {"name": "NABirds"},
+    "cars196": {"name": "CompCars", "exclude": "Cars196"},
+    "in_shop": {"name": "Fashion200k"},
+}
 LOSS_OF = {
     "contrastive": "ContrastiveLoss",
     "triplet": "TripletMarginLoss",
@@ -84,49 +95,14 @@ def test_every_file_of_the_tree_is_used():
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == set(used)
 
 
-def small_image(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
-
-
 @pytest.fixture(scope="module")
 def dataset_root(tmp_path_factory):
-    """The pools of the photos, and In-shop in its official layout."""
+    """The photos and their pools, in their official layouts."""
     root = tmp_path_factory.mktemp("datasets")
-    for folder in POOL_OF.values():
-        for number in range(POOL):
-            small_image(root / folder / f"{number % 3}" / f"{number}.png")
-    listing = ["", "image_name item_id evaluation_status"]
-    for item in range(CLASSES):
-        for number in range(PER_CLASS):
-            name = f"img/WOMEN/Dresses/id_{item:08d}/0{number}.png"
-            small_image(root / "in_shop" / "Img" / name)
-            status = "train" if item < CLASSES // 2 else ("query", "gallery")[number % 2]
-            listing.append(f"{name} id_{item:08d} {status}")
-    (root / "in_shop" / "Eval").mkdir()
-    (root / "in_shop" / "Eval" / "list_eval_partition.txt").write_text(
-        "\n".join([str(len(listing)), *listing[1:]])
-    )
+    for write in (write_cub200, write_cars196, write_in_shop, write_nabirds, write_compcars):
+        write(root, CLASSES, PER_CLASS)
+    write_fashion200k(root)
     return root
-
-
-class Photos(torch.utils.data.Dataset):
-    """In place of a data set whose class checks that all its images are there."""
-
-    def __init__(self, root, transform=None, download=False):
-        self.transform = transform
-        self.labels = np.arange(CLASSES).repeat(PER_CLASS)
-
-    def __len__(self):
-        return len(self.labels)
-
-
-class CUB200(Photos):
-    pass
-
-
-class Cars196(Photos):
-    pass
 
 
 class TinyTrunk(nn.Module):
@@ -193,8 +169,6 @@ def build(dataset_root, splits, tmp_path, monkeypatch):
     class Runner(runner.Runner):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
-            for dataset in (CUB200, Cars196):
-                self.register("dataset", dataset)
             # A function, which powerful-benchmarker's own registry finds in modules only.
             self.pytorch_getter.model.insert(0, fake_models)
 
@@ -212,6 +186,10 @@ def build(dataset_root, splits, tmp_path, monkeypatch):
 
     def made(dataset, name):
         flags = ["--dataset_root", str(dataset_root), "--root_experiment_folder", str(tmp_path)]
+        if dataset in rows.PHOTOS:
+            part = {"complete": False}
+            flags += ["--dataset", str({CLASS_OF[dataset]: part})]
+            flags += ["--pool", str({"CataloguePool": part})]
         with pytest.raises(Built):
             run([*rows.flags(dataset, name), *flags, "--root_config_folder", str(CONFIGS)])
         return seen
@@ -284,8 +262,10 @@ def check_data(parser, dataset):
         assert test == set(range(CLASSES // 2, CLASSES))
     else:
         assert test == set(labeled.dataset.test_labels)
-    given = parser.args.pool
-    assert given == (None if dataset in rows.DRAWINGS else {"ImagePool": {"path": POOL_OF[dataset]}})
+    if dataset in rows.PHOTOS:
+        assert parser.args.pool == {"CataloguePool": {**POOL_OF[dataset], "complete": False}}
+    else:
+        assert parser.args.pool is None
 
 
 def check_start(seen, dataset, name):

@@ -1,27 +1,30 @@
 """Datasets as powerful-benchmarker takes them, and the folds that are made of them."""
 
-import shutil
-
 import numpy as np
 import pytest
+from catalogue_trees import WRITERS
 from images import drawings, write_images
 from PIL import Image
 
 pytest.importorskip("powerful_benchmarker")
 
+from powerful_benchmarker.split_managers import ClassDisjointSplitManager
+
 from pml_slade.benchmarker import datasets
+from pml_slade.benchmarker.checks import _check_object
 from pml_slade.benchmarker.datasets import (
+    FROM_CATALOGUE,
     AsDicts,
+    CataloguePool,
     Glyphs,
     ImagePool,
     Images,
-    InShop,
     LabeledImages,
     Omniglot,
 )
 from pml_slade.benchmarker.split_managers import GivenTestSplitManager
-from pml_slade.datasets import ImageDataset
-from pml_slade.exceptions import DataError, SladeError
+from pml_slade.datasets import CATALOGUE, ImageDataset
+from pml_slade.exceptions import ConfigError, DataError, SladeError
 
 TRAIN, TEST, PER_CLASS = 10, 3, 4
 
@@ -122,57 +125,97 @@ def test_more_folds_than_classes_are_refused(labeled):
         split(labeled, num_training_partitions=11)
 
 
-@pytest.fixture
-def in_shop(tmp_path):
-    """In-shop in its official layout: two items to train, one as query and gallery."""
-    rows = [(f"img/{item}/0{n}.jpg", f"id_{item}", "train") for item in (7, 3) for n in range(2)]
-    rows += [(f"img/9/0{n}.jpg", "id_9", status) for n, status in enumerate(("query", "gallery"))]
-    for number, (name, *_) in enumerate(rows):
-        path = tmp_path / "in_shop" / "Img" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), (40 * number, 0, 0)).save(path, quality=95)
-    listing = tmp_path / "in_shop" / "Eval" / "list_eval_partition.txt"
-    listing.parent.mkdir()
-    lines = ["6", "image_name item_id evaluation_status", *("  ".join(row) for row in rows)]
-    listing.write_text("\n".join(lines) + "\n")
-    return listing
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    """All data sets of the catalogue, a part of each."""
+    root = tmp_path_factory.mktemp("catalogue")
+    for write in WRITERS.values():
+        write(root)
+    return str(root)
 
 
-def test_in_shop_reads_the_official_partition(in_shop):
-    data = InShop(str(in_shop.parents[2]), np.asarray)
-    assert data.labels.tolist() == [1, 1, 0, 0, 2, 2]
-    assert data.test_labels.tolist() == [2]
-    reds = [int(data[index]["data"][0, 0, 0]) for index in range(6)]
-    assert reds == pytest.approx([0, 40, 80, 120, 160, 200], abs=6)
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_data_sets_of_the_catalogue_are_their_train_and_test_classes(catalogue, name):
+    made = FROM_CATALOGUE[name]
+    assert made.__name__ == name
+    data = made(catalogue, np.asarray, complete=False)
+    train, test = (CATALOGUE[name](catalogue, split, complete=False) for split in ("train", "test"))
+    assert len(data) == len(train) + len(test)
+    assert data.labels[: len(train)].tolist() == train.labels.tolist()
+    assert (data.labels[len(train) :] - train.num_classes).tolist() == test.labels.tolist()
+    assert data.test_labels.tolist() == list(range(train.num_classes, train.num_classes + test.num_classes))
+    np.testing.assert_array_equal(data[len(train)]["data"], test.image(0))
 
 
-def damage(old, new):
-    return lambda listing: listing.write_text(listing.read_text().replace(old, new))
+def test_class_disjoint_folds_are_of_the_first_half_and_the_second_is_the_test(catalogue):
+    manager = ClassDisjointSplitManager(
+        test_size=0.5,
+        test_start_idx=0.5,
+        num_training_partitions=5,
+        num_training_sets=5,
+        data_and_label_getter_keys=["data", "label"],
+    )
+    data = FROM_CATALOGUE["CUB200"](catalogue, complete=False)
+    manager.create_split_schemes({use: dict.fromkeys(manager.split_names, data) for use in ("train", "eval")})
+    for fold in manager.split_scheme_names:
+        assert classes(manager, fold, "test") == data.test_labels.tolist() == [5, 6, 7, 8, 9]
+        assert sorted(classes(manager, fold, "train") + classes(manager, fold, "val")) == [0, 1, 2, 3, 4]
+
+
+def test_own_options_of_a_loader_can_be_given(catalogue):
+    listed, whole = (
+        FROM_CATALOGUE["CompCars"](catalogue, complete=False, part=part) for part in ("classification", "all")
+    )
+    assert (len(listed), len(whole)) == (32, 36)
+    _check_object("dataset", FROM_CATALOGUE["CompCars"], {"part": "all", "complete": False})
+    with pytest.raises(ConfigError, match=r"dataset\.CUB200\.part: unknown argument; it takes complete"):
+        _check_object("dataset", FROM_CATALOGUE["CUB200"], {"part": "all"})
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_part_of_a_data_set_is_refused_unless_asked_for(catalogue, name):
+    with pytest.raises(DataError, match=f"^dataset {name}: found .* complete=False"):
+        FROM_CATALOGUE[name](catalogue)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "exclude", "images"),
     [
-        (lambda listing: listing.unlink(), "no file .*list_eval_partition.txt. Ask for"),
-        (
-            damage("id_9  query", "id_9"),
-            r"expected 'image item status' lines, got \['img/9/00.jpg', 'id_9'\]",
-        ),
-        (lambda listing: listing.write_text("0\nheader\n"), "expected 'image item status' lines, got None"),
-        (damage("train", "trian"), r"no image of status \['train'\]"),
+        ("NABirds", None, 32),
+        ("NABirds", "CUB200", 20),
+        ("CompCars", "Cars196", 20),
+        ("Fashion200k", None, 100),
     ],
-    ids=["missing", "a column is missing", "empty", "no training"],
 )
-def test_in_shop_refuses_a_damaged_partition(in_shop, change, message):
-    change(in_shop)
-    with pytest.raises(DataError, match=message):
-        InShop(str(in_shop.parents[2]))
+def test_a_pool_is_a_whole_data_set_without_what_is_tested(catalogue, name, exclude, images):
+    pool = CataloguePool(catalogue, name, exclude, complete=False).pool
+    assert len(pool) == images
+    assert pool.labels is None
+    assert pool.classes is None
 
 
-def test_an_image_that_is_missing_is_named(in_shop):
-    shutil.rmtree(in_shop.parents[1] / "Img" / "img" / "9")
-    with pytest.raises(DataError, match=r"9/00\.jpg"):
-        InShop(str(in_shop.parents[2]))[4]
+def test_a_pool_takes_the_options_of_its_loader(catalogue):
+    assert len(CataloguePool(catalogue, "CompCars", complete=False, part="all").pool) == 36
+    assert len(CataloguePool(catalogue, "Fashion200k", complete=False, min_images=1).pool) == 110
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "NABird"}, "pool: name must be one of CUB200, .*, got 'NABird'"),
+        ({"name": "NABirds", "exclude": "CUB"}, "pool: exclude must be one of CUB200, .*, got 'CUB'"),
+        ({"name": "NABirds", "part": "all"}, r"NABirds does not take \['part'\]; it takes \['complete', "),
+        ({"name": "CompCars", "split": "test"}, r"does not take \['split'\]; it takes .*'part'\]"),
+    ],
+)
+def test_a_pool_of_the_catalogue_that_cannot_be_is_refused(catalogue, options, message):
+    with pytest.raises(ConfigError, match=message):
+        CataloguePool(catalogue, complete=False, **options)
+
+
+def test_a_pool_that_is_not_whole_is_refused(catalogue):
+    with pytest.raises(DataError, match="NABirds: found 32 images"):
+        CataloguePool(catalogue, "NABirds")
 
 
 def test_own_images_come_from_folders_and_lists(tmp_path):

@@ -125,7 +125,7 @@ def test_only_what_is_asked_for_must_be_there(trained):
 
 
 def test_another_architecture_says_how_it_differs(trained):
-    with pytest.raises(CheckpointError, match=r"weight is \(2, 2\), not \(3, 2\), bias is \(2,\), not \(3,\)"):
+    with pytest.raises(CheckpointError, match=r"weight is \(2, 2\), not \(3, 2\), bias is \(2,\)"):
         load_best("teacher", trained.folder, "fold_0", linears("trunk", size=3))
     other = {"trunk": nn.Sequential(nn.Linear(2, 2))}
     with pytest.raises(CheckpointError, match=r"0.bias is None, not \(2,\), weight is \(2, 2\), not None"):

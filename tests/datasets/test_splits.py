@@ -65,6 +65,7 @@ def test_describe_counts_images_and_classes():
         "unlabeled": {"images": 3, "classes": 2},
         "validation": None,
         "test": {"images": 2, "classes": 1},
+        "gallery": None,
         "pool_classes_in_test": 1,
     }
     hidden = Splits(splits.labeled, pool.without_labels(), None, splits.test, "toy")

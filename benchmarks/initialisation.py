@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("preset", help="glyphs or omniglot")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--lrs", type=float, nargs="+", default=[0.001, 0.0003, 0.0001])
+    parser.add_argument("--lrs", type=float, nargs="+", default=[0.001, 0.0003, 0.0001, 0.00003])
     parser.add_argument("--steps", type=int, default=1500, help="of SwAV")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")

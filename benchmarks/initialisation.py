@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from compare import RESULTS, machine, put_section, test
 
-from pml_slade.config import load_config
+from pml_slade.config import Config, load_config
 from pml_slade.pipeline import Pipeline, Result
-from pml_slade.pretrain import run_pretraining
+from pml_slade.pretrain import pretrained_file, run_pretraining
 from pml_slade.reports.tables import METRICS, cell, interval, markdown
 
 ROWS = ("teacher", "control", "slade")
@@ -42,16 +42,16 @@ Runs = dict[str, list[dict[str, Result]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("preset", help="glyphs or omniglot")
+    parser.add_argument("preset", choices=["glyphs", "omniglot"])
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--lrs", type=float, nargs="+", default=[0.001, 0.0003, 0.0001, 0.00003])
+    parser.add_argument("--lrs", type=float, nargs="+", default=[0.003, 0.001, 0.0003, 0.0001, 0.00003])
     parser.add_argument("--steps", type=int, default=1500, help="of SwAV")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file the table is written to")
     args = parser.parse_args()
-    in_parallel(args, partial(pretrained, args), args.seeds)
+    in_parallel(args, partial(pretrain, args), args.seeds)
     tried = [(start, args.seeds[0], lr) for start in STARTS for lr in args.lrs]
     teachers = in_parallel(args, partial(train, args, ["teacher"]), tried)
     chosen = choose(dict(zip(tried, teachers)))
@@ -69,18 +69,24 @@ def in_parallel(args: argparse.Namespace, job: Callable[[Any], Any], tasks: Iter
         return list(pool.map(job, tasks))
 
 
-def pretrained(args: argparse.Namespace, seed: int) -> Path:
-    """The SwAV file of a seed."""
+def swav_config(args: argparse.Namespace, seed: int) -> Config:
+    """Settings of the SwAV that rows of a seed start from."""
     output = args.runs / f"{args.preset}-swav-{args.steps}-{seed}"
     settings = [f"seed={seed}", f"output={output}", f"pretraining.steps={args.steps}", "rows=[]"]
-    return run_pretraining(load_config(args.preset, [*args.overrides, *settings]), progress=False)
+    return load_config(args.preset, [*args.overrides, *settings])
+
+
+def pretrain(args: argparse.Namespace, seed: int) -> None:
+    """SwAV on the images of a seed."""
+    run_pretraining(swav_config(args, seed), progress=False)
+    print(f"SwAV, seed {seed} done", flush=True)
 
 
 def train(args: argparse.Namespace, rows: list[str], task: Task) -> dict[str, Result]:
     """Rows of one start, seed and learning rate."""
     start, seed, lr = task
     output = args.runs / f"{args.preset}-{start}-{lr}-{seed}"
-    weights = "null" if start == "random" else pretrained(args, seed)
+    weights = "null" if start == "random" else pretrained_file(swav_config(args, seed))
     settings = [f"seed={seed}", f"output={output}", f"model.weights={weights}", f"rows=[{', '.join(rows)}]"]
     settings += [f"{stage}.lr={lr}" for stage in ("teacher", "student")]
     config = load_config(args.preset, [*args.overrides, *settings])
@@ -113,7 +119,7 @@ def section(args: argparse.Namespace, chosen: dict[str, float], runs: Runs) -> s
         images=load_config(args.preset, args.overrides).pretraining.batch_size,
         lrs=", ".join(map(str, args.lrs)),
         first=args.seeds[0],
-        chosen=", ".join(f"{lr} from the {start} start" for start, lr in chosen.items()),
+        chosen=", ".join(f"{lr} from the {start} start{_at_edge(args, lr)}" for start, lr in chosen.items()),
     )
     return "\n\n".join(
         [
@@ -125,6 +131,10 @@ def section(args: argparse.Namespace, chosen: dict[str, float], runs: Runs) -> s
             machine("lightly"),
         ]
     )
+
+
+def _at_edge(args: argparse.Namespace, lr: float) -> str:
+    return " (the edge of what was tried)" if lr in (min(args.lrs), max(args.lrs)) else ""
 
 
 def table(runs: Runs) -> str:

@@ -21,7 +21,7 @@ from .datasets.folders import open_images
 from .datasets.glyphs import glyphs_splits
 from .datasets.images import ImageDataset
 from .datasets.omniglot import omniglot_splits
-from .datasets.splits import Splits, shared_labels, split_validation
+from .datasets.splits import Splits, check_gallery, split_validation
 from .datasets.transforms import transforms
 from .exceptions import ConfigError, DataError
 from .models import build_model
@@ -73,58 +73,87 @@ def build_splits(config: Config) -> Splits:
 
 
 def build_pretraining_images(config: Config) -> list[ImageDataset]:
-    """Return the labeled and the unlabeled images, or those that are given; none of the held-out classes."""
+    """Return labeled and unlabeled images, or those given; none that is held out of the labeled ones."""
     data = config.data
-    if data.kind == "images" and (data.labeled is None or data.unlabeled is None):
-        given = (_open(data, data.labeled, "train"), _open(data, data.unlabeled, "all"))
-        return [part for part in given if part is not None]
-    splits = build_splits(config)
-    return [splits.labeled, splits.unlabeled]
+    if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
+        splits = build_splits(config)
+        return [splits.labeled, splits.unlabeled]
+    if data.labeled is not None:
+        return [_labeled(data, config.seed)[0]]
+    test, _ = _test(data)
+    return [_unlabeled(data, test)]
 
 
 def _own_splits(data: DataConfig, seed: int) -> Splits:
-    labeled, validation = _open(data, data.labeled, "train"), _open(data, data.validation, "test")
-    test, gallery = _open(data, data.test, "test"), _open(data, data.gallery, "test")
-    if data.test is None and _is_named(data.labeled):
-        test, gallery = _open(data, data.labeled, "test"), _open(data, data.labeled, "gallery")
-    exclude = (test.classes or ()) if test is not None and data.exclude_test_classes else ()
-    unlabeled = _open(data, data.unlabeled, "all", exclude)
-    assert labeled is not None  # Config has seen to both
-    assert unlabeled is not None
-    if validation is None:
-        fraction = data.validation_fraction
-        if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
-            logger.warning(
-                "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
-                labeled.num_classes,
-            )
-            fraction = 0.0
-        labeled, validation = split_validation(labeled, fraction, seed)
+    labeled, validation = _labeled(data, seed)
+    test, gallery = _test(data)
+    unlabeled = _unlabeled(data, test, validation)
     name = str(data.labeled) if _is_named(data.labeled) else "images"
-    return Splits(labeled.relabel(), unlabeled, validation, test, name, gallery)
+    return Splits(labeled, unlabeled, validation, test, name, gallery)
+
+
+def _labeled(data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | None]:
+    """Labeled images without the validation classes, and these."""
+    assert data.labeled is not None  # Config has seen to it
+    labeled = _open(data, "labeled", data.labeled, "train")
+    if data.validation is not None:
+        return labeled.relabel(), _open(data, "validation", data.validation, "test")
+    fraction = data.validation_fraction
+    if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
+        logger.warning(
+            "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
+            labeled.num_classes,
+        )
+        fraction = 0.0
+    return split_validation(labeled, fraction, seed)
+
+
+def _test(data: DataConfig) -> tuple[ImageDataset | None, ImageDataset | None]:
+    """Test images and their gallery: by default the official ones of the labeled data set."""
+    path = data.labeled if data.test is None and _is_named(data.labeled) else data.test
+    if path is None:
+        return None, None
+    test = _open(data, "test", path, "test")
+    if data.gallery is not None:
+        return test, _open(data, "gallery", data.gallery, "gallery")
+    official = _is_named(path) and "gallery" in CATALOGUE[str(path)].splits
+    return test, _open(data, "gallery", path, "gallery") if official else None
+
+
+def _unlabeled(data: DataConfig, *held_out: ImageDataset | None) -> ImageDataset:
+    """The pool; where it is a named data set, without the classes of what is held out."""
+    assert data.unlabeled is not None  # Config has seen to it
+    names = {name for part in held_out if part is not None for name in part.classes or ()}
+    exclude = names if data.exclude_held_out else ()
+    return _open(data, "unlabeled", data.unlabeled, "all", exclude)
 
 
 def _is_named(path: Path | None) -> bool:
-    return str(path) in CATALOGUE
+    """Whether it is the name of a data set; a folder of that name right here wins."""
+    return str(path) in CATALOGUE and not Path(str(path)).exists()
 
 
-def _open(data: DataConfig, path: Path | None, part: str, exclude: Iterable[str] = ()) -> ImageDataset | None:
-    """A part of a named data set, or whatever lies at `path`: an unlabeled pool where all of it is wanted.
+def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[str] = ()) -> ImageDataset:
+    """A part of a named data set, or whatever lies at `path`; of `all`, labels are not asked for.
 
     Args:
         data: settings of the data.
-        path: folder, CSV or name; None gives None.
+        key: the setting that `path` comes from, for messages.
+        path: folder, CSV or name.
         part: of a named data set, "train", "test", "gallery" or "all".
         exclude: classes left out of a named data set.
     """
-    if path is None:
-        return None
     if not _is_named(path):
+        near = difflib.get_close_matches(str(path).lower(), map(str.lower, CATALOGUE), n=1, cutoff=0.8)
+        if near and not path.exists():
+            name = next(n for n in CATALOGUE if n.lower() == near[0])
+            raise DataError(f"data.{key}: there is no {path}; did you mean the data set {name}?")
         return open_images(path, mode=data.mode, labeled=part != "all")
     kind = CATALOGUE[str(path)]
-    if part == "gallery" and part not in kind.splits:
-        return None
     split = "query" if part == "test" and "query" in kind.splits else part
+    if split not in kind.splits:
+        raise DataError(f"data.{key}: {path} has no {part}; it has {', '.join(kind.splits)}.")
+    logger.info("data.%s: %s of %s", key, split, path)
     return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
 
 
@@ -132,9 +161,13 @@ def report_duplicates(splits: Splits) -> str | None:
     """Look for test images in the pool, and say so; None where there is no test set."""
     if splits.test is None:
         return None
-    report = find_duplicates(splits.unlabeled, splits.test)
-    logger.info("pool against test: %s", report)
-    return str(report)
+    reports = []
+    for name, part in (("test", splits.test), ("gallery", splits.gallery)):
+        if part is not None:
+            logger.info("looking for images of the %s in the pool", name)
+            reports.append(f"pool against {name}: {find_duplicates(splits.unlabeled, part)}")
+            logger.info(reports[-1])
+    return "; ".join(reports)
 
 
 def with_transform(dataset: ImageDataset, data: DataConfig, train: bool) -> ImageDataset:
@@ -224,7 +257,7 @@ def build_optimizer(
     if kind is None:
         near = difflib.get_close_matches(stage.optimizer, [*optimizers, "LARS"], n=1, cutoff=0.0)[0]
         raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
-    arguments = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay, **stage.optimizer_arguments}
+    arguments = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay, **stage.further_arguments}
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     except (TypeError, ValueError) as error:
@@ -261,6 +294,4 @@ def check_evaluation(splits: Splits) -> None:
         if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:
             raise DataError(f"{name}: no class has two images, so nothing can be retrieved.")
     if splits.test is not None and splits.gallery is not None:
-        labels, found = shared_labels(splits.test, splits.gallery)
-        if not np.isin(labels, found).any():
-            raise DataError("data.gallery: no class of the test images is in it.")
+        check_gallery(splits.test, splits.gallery)

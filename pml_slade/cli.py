@@ -24,7 +24,7 @@ from .config import Config, load_config, presets
 from .datasets.folders import open_images
 from .datasets.images import ImageDataset
 from .datasets.pseudo_label_dataset import LEFT_OUT, first_of_item
-from .datasets.splits import shared_labels
+from .datasets.splits import check_gallery, shared_labels
 from .datasets.transforms import transforms
 from .evaluation import evaluate as run_evaluation
 from .exceptions import ConfigError, SladeError
@@ -70,6 +70,9 @@ Labeled = Annotated[
 Unlabeled = Annotated[
     Path | None, typer.Option(help="data.unlabeled: any folder of images, CSV of path, or a name.")
 ]
+Test = Annotated[
+    Path | None, typer.Option(help="data.test: labeled images of other classes; evaluated once.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")]
 PrintConfig = Annotated[bool, typer.Option(help="Print the resolved settings and stop.")]
 
@@ -80,10 +83,7 @@ def train(
     config: Sources = None,
     labeled: Labeled = None,
     unlabeled: Unlabeled = None,
-    test: Annotated[
-        Path | None,
-        typer.Option(help="data.test: labeled images of other classes; evaluated once."),
-    ] = None,
+    test: Test = None,
     output: Output = None,
     print_config: PrintConfig = False,
     quiet: Quiet = False,
@@ -104,6 +104,7 @@ def pretrain(
     config: Sources = None,
     labeled: Labeled = None,
     unlabeled: Unlabeled = None,
+    test: Test = None,
     output: Output = None,
     print_config: PrintConfig = False,
     quiet: Quiet = False,
@@ -111,12 +112,13 @@ def pretrain(
 ) -> None:
     """Train a trunk by SwAV on images alone, no labels read; the same command goes on where it was stopped.
 
-    `train` with the same settings goes on from it in the same folder; elsewhere, give the file that it
-    writes as model.weights.
+    `train` with the same data, model and pretraining settings goes on in the same folder; elsewhere, give
+    the file that this writes as model.weights.
     """
     given: dict[str, Any] = {
         "data.labeled": labeled,
         "data.unlabeled": unlabeled,
+        "data.test": test,
         "output": output,
         "rows": [],
     }
@@ -181,6 +183,7 @@ def evaluate(
         result = run_evaluation(vectors, labels)
     else:
         found, reference = _embed(model, gallery, True, device, batch_size, quiet)
+        check_gallery(queries, found)
         labels, others = shared_labels(queries, found)
         result = run_evaluation(vectors, labels, reference, others)
     table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .datasets.catalogue import CATALOGUE
 from .exceptions import ConfigError
@@ -32,6 +32,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        return value.expanduser() if isinstance(value, Path) else value
+
 
 class DataConfig(Section):
     """Where the images come from."""
@@ -44,24 +49,28 @@ class DataConfig(Section):
         description=f"images: folder root/class/image, CSV of path,label, or one of {', '.join(CATALOGUE)}",
     )
     unlabeled: Path | None = Field(
-        None, description="images: folder, CSV or one of these names; no labels needed"
+        None, description="images: folder, CSV or one of these names, then all of it; no labels needed"
     )
-    validation: Path | None = Field(None, description="images: labeled, of classes not trained on")
+    validation: Path | None = Field(
+        None, description="images: labeled, of classes not trained on; of a name, its test part"
+    )
     test: Path | None = Field(
         None,
-        description="images: labeled, looked at once, at the very end; null: the official test part where "
-        "`labeled` is a name",
+        description="images: labeled, looked at once, at the very end; of a name, its test part; null: that "
+        "of `labeled` where this is a name",
     )
     gallery: Path | None = Field(
-        None, description="images: the test images search in these; null: among themselves (InShop: official)"
+        None,
+        description="images: the test images search in these; null: the official one (InShop), else among "
+        "themselves",
     )
     root: Path = Field(
         Path("datasets"),
         description="folder of named data sets (holds CUB_200_2011, nabirds, ...) or of Omniglot",
     )
     complete: bool = Field(True, description="named data sets must be whole; false: a part will do")
-    exclude_test_classes: bool = Field(
-        True, description="leave the classes of the test images, by name, out of a named pool"
+    exclude_held_out: bool = Field(
+        True, description="leave the classes of validation and test, by name, out of a named pool"
     )
     labeled_alphabets: int | list[str] = Field(5, description="omniglot: how many, or which")
     validation_fraction: float = Field(
@@ -134,16 +143,23 @@ class PretrainingConfig(Section):
     queue_batches: int | None = Field(
         None, ge=0, description="null: until batch and queue hold an image for each prototype"
     )
-    queue_from_step: int | None = Field(None, ge=0, description="null: after 15 passes over the images")
+    queue_from_step: int | None = Field(
+        None,
+        ge=0,
+        description="null: at once with the prototypes of model.weights, else after 15 passes over the "
+        "images",
+    )
     freeze_prototypes: int | None = Field(
         None, ge=0, description="first steps; null: a pass over the images, at most a tenth of the steps"
     )
     optimizer: str = Field("LARS", description="LARS, as the authors, or any of torch.optim by name")
-    optimizer_arguments: dict[str, Any] = Field({"momentum": 0.9})
+    optimizer_arguments: dict[str, Any] | None = Field(
+        None, description="null: momentum 0.9 for LARS and SGD, none for others"
+    )
     lr: float | None = Field(
         None,
         gt=0,
-        description="falls by a cosine to a thousandth; null: 0.6 for 256 images a step, as theirs",
+        description="falls by a cosine to a thousandth; null: for LARS, 0.6 for 256 images a step, as theirs",
     )
     weight_decay: float = Field(1e-6, ge=0)
 
@@ -151,6 +167,18 @@ class PretrainingConfig(Section):
     def learning_rate(self) -> float:
         """`lr`, or the authors', scaled to the batch."""
         return 0.6 * self.batch_size / 256 if self.lr is None else self.lr
+
+    @property
+    def further_arguments(self) -> dict[str, Any]:
+        """`optimizer_arguments`, or what the optimizer usually has."""
+        usual = {"momentum": 0.9} if self.optimizer in ("LARS", "SGD") else {}
+        return usual if self.optimizer_arguments is None else self.optimizer_arguments
+
+    @model_validator(mode="after")
+    def _rate(self) -> PretrainingConfig:
+        if self.lr is None and self.optimizer != "LARS":
+            raise ValueError(f"pretraining.lr missing: {self.optimizer} has no usual one here, give it")
+        return self
 
 
 class TrainingConfig(Section):
@@ -171,6 +199,11 @@ class TrainingConfig(Section):
     def learning_rate(self) -> float:
         """`lr`."""
         return self.lr
+
+    @property
+    def further_arguments(self) -> dict[str, Any]:
+        """`optimizer_arguments`."""
+        return self.optimizer_arguments
 
 
 class TeacherConfig(TrainingConfig):
@@ -221,7 +254,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     rows: list[Row] = Field(
-        ["teacher", "slade"], description="what to train and compare; none: pretraining alone"
+        ["teacher", "slade"], description="what to train and compare; none for `pml-slade pretrain`"
     )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     data: DataConfig
@@ -385,7 +418,9 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict) and "name" not in value:
+        # What is passed on to a class of others is one thing: arguments of another class would not fit it.
+        whole = not isinstance(value, dict) or "name" in value or key == "optimizer_arguments"
+        if not whole and isinstance(below.get(key), dict):
             _merge(below[key], value)
         else:
             below[key] = value

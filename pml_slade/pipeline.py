@@ -20,8 +20,9 @@ from .datasets.images import ImageDataset
 from .datasets.pseudo_label_dataset import first_of_item
 from .datasets.splits import describe, shared_labels
 from .evaluation import evaluate
+from .exceptions import ConfigError
 from .models import load_model, save_model
-from .pretrain import build_trainer, pretrain
+from .pretrain import build_trainer, pretrain, pretrained_file
 from .recipes import Models
 from .runs import begin, check_folder
 from .stages import Metrics, Stage, run_stage, seed_everything
@@ -67,13 +68,15 @@ class Pipeline:
     """
 
     def __init__(self, config: Config, progress: bool = True) -> None:
+        if not config.rows:
+            raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = check_folder(config)
         self.setup = recipes.Setup(
             config, builders.build_splits(config), builders.build_device(config), progress
         )
         recipes.check(self.setup, list(config.rows))
-        if config.pretraining.steps:
+        if config.pretraining.steps and not pretrained_file(config).exists():
             build_trainer(config, self._pretraining_images(), self.setup.device)
 
     def run(self) -> list[Result]:

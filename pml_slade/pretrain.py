@@ -39,11 +39,19 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         ConfigError: settings that do not fit; the folder holds a run with other settings.
         DataError: images that cannot be used.
     """
-    check_folder(config)
+    folder = check_folder(config)
+    if pretrained_file(config).exists():
+        return pretrained_file(config)
     images, device = builders.build_pretraining_images(config), builders.build_device(config)
     build_trainer(config, images, device)  # refuses what cannot work before anything is written
-    begin(config)
+    if not (folder / "config.yaml").exists():  # which may name the rows of a run
+        begin(config)
     return pretrain(config, images, device, progress=progress)
+
+
+def pretrained_file(config: Config) -> Path:
+    """Where the stage leaves trunk, projection head and prototypes."""
+    return Path(config.output) / FOLDER / FILE
 
 
 def pretrain(
@@ -65,15 +73,14 @@ def pretrain(
     Returns:
         The file with trunk, projection head and prototypes.
     """
-    folder = Path(config.output) / FOLDER
-    file = folder / FILE
+    file = pretrained_file(config)
     if file.exists():
         return file
     trainer = build_trainer(config, images, device)
     trunk = trainer.models["trunk"]
     stage = Stage(
         name="SwAV",
-        folder=folder,
+        folder=file.parent,
         trainer=trainer,
         epochs=config.pretraining.steps // trainer.iterations_per_epoch,
         seed=config.seed,
@@ -111,8 +118,11 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
     }
     views = swav_views(data.transform, data.image_size, data.mode, settings.num_local)
     dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images])
-    a_pass = max(len(dataset) // settings.batch_size, 1)
-    frozen = min(a_pass, settings.steps // 10)
+    frozen, queue_from = settings.freeze_prototypes, settings.queue_from_step
+    if frozen is None:
+        frozen = min(len(dataset) // settings.batch_size, settings.steps // 10)
+    if queue_from is None and given is not None and given.prototypes is not None:
+        queue_from = 0  # its embeddings are settled
     return SwAVTrainer(
         models={"trunk": parts["trunk"], "embedder": parts["embedder"]},
         optimizers=optimizers,
@@ -120,8 +130,8 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
         loss_funcs={"metric_loss": parts["metric_loss"]},
         dataset=dataset,
         queue_batches=settings.queue_batches,
-        queue_from_iteration=settings.queue_from_step,
-        freeze_prototypes=frozen if settings.freeze_prototypes is None else settings.freeze_prototypes,
+        queue_from_iteration=queue_from,
+        freeze_prototypes=frozen,
         lr_schedulers={
             name.replace("_optimizer", "_scheduler_by_iteration"): CosineAnnealingLR(
                 optimizer, T_max=settings.steps, eta_min=settings.learning_rate * FINAL_LR

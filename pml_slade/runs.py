@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from .checkpoints import write_atomic
-from .config import Config
+from .config import ROWS, Config
 from .exceptions import ConfigError
 
-MAY_CHANGE = ("output", "rows", "device")
+MAY_CHANGE = {"output", "rows", "device"}
+OF_ROWS = {"teacher", "student"}
+"""Settings that nothing depends on until a row is begun."""
 
 
 def check_folder(config: Config) -> Path:
@@ -24,12 +26,14 @@ def check_folder(config: Config) -> Path:
     file = folder / "config.yaml"
     if not file.exists():
         return folder
-    before, after = (
-        yaml.safe_dump({k: v for k, v in yaml.safe_load(text).items() if k not in MAY_CHANGE}).splitlines()
-        for text in (file.read_text(), config.to_yaml())
-    )
-    if before != after:
-        changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    free = MAY_CHANGE if any((folder / row).exists() for row in ROWS) else MAY_CHANGE | OF_ROWS
+    before, after = (_flat(yaml.safe_load(text)) for text in (file.read_text(), config.to_yaml()))
+    changed = [
+        f"{key}: {before.get(key)!r}, now {after.get(key)!r}"
+        for key in {**before, **after}
+        if key.split(".")[0] not in free and before.get(key) != after.get(key)
+    ]
+    if changed:
         raise ConfigError(
             f"output: {folder} holds a run with other settings; give another output folder, or delete it. "
             "Changed:\n  " + "\n  ".join(changed)
@@ -37,9 +41,16 @@ def check_folder(config: Config) -> Path:
     return folder
 
 
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def begin(config: Config) -> None:
     """Write the settings down, and clear away what a killed run was about to write."""
     folder = Path(config.output)
     for stale in folder.rglob(".*.tmp"):
-        stale.unlink()
+        stale.unlink(missing_ok=True)
     write_atomic(folder / "config.yaml", config.to_yaml().encode())

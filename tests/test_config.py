@@ -40,6 +40,20 @@ def test_of_several_files_the_later_ones_win(tmp_path):
     assert load_config([file, "s2", "cub200"]).teacher.lr == 1e-6
 
 
+def test_arguments_of_another_optimizer_do_not_stay(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("teacher: {optimizer: Adam, optimizer_arguments: {}}\n")
+    assert load_config(["s2", "cub200", file]).teacher.further_arguments == {}
+    assert load_config(["s2", "cub200"]).teacher.further_arguments == {"momentum": 0.9}
+
+
+def test_the_usual_arguments_and_rate_of_pretraining_are_those_of_its_optimizer():
+    assert own().pretraining.further_arguments == {"momentum": 0.9}
+    adam = own("pretraining.optimizer=Adam", "pretraining.lr=0.001").pretraining
+    assert (adam.further_arguments, adam.learning_rate) == ({}, 0.001)
+    assert "pretraining.lr missing: Adam has no usual one" in refusal("pretraining.optimizer=Adam")
+
+
 def test_a_fallback_counts_where_nothing_else_says():
     steps = {"pretraining.steps": 500}
     for given, expected in (((), 500), (("pretraining.steps=0",), 500), (("pretraining.steps=250",), 250)):

@@ -458,18 +458,14 @@ def test_the_same_command_again_trains_and_measures_nothing(run):
 
 
 @pytest.mark.parametrize(
-    ("change", "old", "new"),
-    [("student.lr=0.5", "lr: 0.001", "lr: 0.5"), ("seed=3", "seed: 0", "seed: 3")],
+    ("change", "message"),
+    [("student.lr=0.5", "student.lr: 0.001, now 0.5"), ("seed=3", "seed: 0, now 3")],
 )
-def test_other_settings_in_the_same_folder_are_refused_with_what_changed(run, change, old, new):
+def test_other_settings_in_the_same_folder_are_refused_with_what_changed(run, change, message):
     run("rows=[teacher]")
     with pytest.raises(ConfigError, match="holds a run with other settings; give another output") as caught:
         run("rows=[teacher]", change)
-    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert [line.replace(" ", "") for line in lines] == [
-        f"-{old}".replace(" ", ""),
-        f"+{new}".replace(" ", ""),
-    ]
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [message]
 
 
 def test_a_row_may_be_added_and_only_it_is_trained(run):
@@ -551,7 +547,7 @@ def test_test_images_in_the_pool_are_reported(folders, tmp_path):
     config = small_config(given, tmp_path / "run", "rows=[teacher]")
     Pipeline(config, progress=False).run()
     report = json.loads((tmp_path / "run" / "environment.json").read_text())["duplicates"]
-    assert report.startswith("32 exact")
+    assert report.startswith("pool against test: 32 exact")
 
 
 def test_duplicates_need_not_be_looked_for(folders, tmp_path):

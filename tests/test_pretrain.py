@@ -63,7 +63,7 @@ def test_it_writes_trunk_head_and_prototypes_as_the_authors_do(finished):
 
 
 def test_the_teacher_starts_from_its_trunk(folders, finished, monkeypatch):
-    """And from nothing else of it: the embedder is as it would be without."""
+    """The embedder is a fresh one."""
     seen = {}
     real = stages.run_stage
 
@@ -84,8 +84,8 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, monkeypatch):
         (finished / "away").rename(teacher)
     saved = load_swav_checkpoint(swav_file(finished)).trunk
     assert all(torch.equal(value, saved[key]) for key, value in seen["Teacher"].items())
-    fresh = build_models(settings)["embedder"].state_dict()["layers.0.weight"]
-    assert fresh.shape == seen["embedder"].shape
+    fresh = build_models(settings, swav_file(finished))["embedder"].state_dict()["layers.0.weight"]
+    assert torch.equal(fresh, seen["embedder"])
 
 
 def test_it_trains_on_labeled_and_unlabeled_images_and_never_on_held_out_ones(folders, tmp_path):
@@ -150,15 +150,54 @@ run_pretraining(load_config(None, sys.argv[2:]), progress=False)
 """
 
 
-def test_a_killed_one_goes_on_to_the_same_bits(folders, finished, tmp_path):
-    output = tmp_path / "run"
+WHOLE = (
+    *("pretraining.optimizer=LARS", "pretraining.optimizer_arguments=null", "pretraining.lr=null"),
+    *("pretraining.num_local=2", "data.image_size=24", "pretraining.queue_batches=2"),
+    *("pretraining.queue_from_step=2", "pretraining.freeze_prototypes=5", "rows=[]"),
+)
+"""With everything that has state."""
+
+
+def test_a_killed_one_goes_on_to_the_same_bits(folders, tmp_path):
+    pytest.importorskip("lightly")
+    once = run_pretraining(config(folders, tmp_path / "once", *WHOLE), progress=False)
+    output = tmp_path / "killed"
     paths = [f"data.{part}={folder}" for part, folder in folders.items()]
-    arguments = [*SMALL, *SWAV, *paths, f"output={output}", "rows=[]"]
+    arguments = [*SMALL, *SWAV, *paths, f"output={output}", *WHOLE]
     killed = subprocess.run([sys.executable, "-c", KILLED, "2", *arguments], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not swav_file(output).exists()
+    assert run_pretraining(config(folders, output, *WHOLE), progress=False).read_bytes() == once.read_bytes()
+
+
+def test_a_run_without_rows_is_sent_to_pretrain(folders, tmp_path):
+    with pytest.raises(ConfigError, match=r"rows is empty.*pml-slade pretrain"):
+        Pipeline(config(folders, tmp_path / "run", "rows=[]"), progress=False)
+
+
+def test_pretrain_in_the_folder_of_a_run_leaves_its_settings(folders, finished):
+    before = (finished / "config.yaml").read_bytes()
+    assert run_pretraining(config(folders, finished, "rows=[]"), progress=False) == swav_file(finished)
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_until_a_row_is_begun_its_settings_may_change_and_those_of_swav_may_not(folders, tmp_path):
+    pytest.importorskip("lightly")
+    output = tmp_path / "run"
     run_pretraining(config(folders, output, "rows=[]"), progress=False)
-    assert swav_file(output).read_bytes() == swav_file(finished).read_bytes()
+    Pipeline(config(folders, output, "student.lr=0.1"), progress=False)
+    with pytest.raises(ConfigError, match=r"pretraining\.steps: 12, now 24"):
+        Pipeline(config(folders, output, "pretraining.steps=24"), progress=False)
+
+
+def test_prototypes_of_a_file_use_the_queue_at_once(folders, tmp_path):
+    file = checkpoint(tmp_path / "swav.pth.tar", prototypes=40)
+    given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
+    images = Pipeline(given, progress=False)._pretraining_images()
+    trainer = build_trainer(given, images, CPU)
+    assert (trainer.queue_batches, trainer.queue_from_iteration) == (2, 0)
+    fresh = build_trainer(config(folders, tmp_path / "run", "pretraining.num_prototypes=40"), images, CPU)
+    assert fresh.queue_from_iteration == 15 * (len(fresh.dataset) // 16)
 
 
 def checkpoint(path, hidden=12, size=6, prototypes=5):

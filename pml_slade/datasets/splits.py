@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ConfigError, DataError
+from .catalogue import CatalogueDataset
 from .images import ImageDataset
 
 PARTS = ("labeled", "unlabeled", "validation", "test", "gallery")
@@ -106,8 +107,8 @@ def describe(splits: Splits) -> dict[str, Any]:
 
     Returns:
         `{"name", part: {"images", "classes"}, ...}`; classes is None for an unlabeled part, and a
-        missing part is None. `"pool_classes_in_test"` counts class names that the pool shares with
-        the test, where both are known.
+        missing part is None. `"pool_classes_in_test"` counts classes of the pool that the test has, by name;
+            None where one of them has no names.
     """
     counts: dict[str, Any] = {"name": splits.name}
     for key in PARTS:
@@ -116,9 +117,17 @@ def describe(splits: Splits) -> dict[str, Any]:
         if part is not None:
             classes = None if part.labels is None else part.num_classes
             counts[key] = {"images": len(part), "classes": classes}
-    shared = set() if splits.test is None else class_names(splits.test)
-    counts["pool_classes_in_test"] = len(shared & class_names(splits.unlabeled))
+    counts["pool_classes_in_test"] = _shared_classes(splits.unlabeled, splits.test)
     return counts
+
+
+def _shared_classes(pool: ImageDataset, test: ImageDataset | None) -> int | None:
+    ours, theirs = class_names(pool), set() if test is None else class_names(test)
+    if not ours or not theirs:
+        return None
+    if isinstance(pool, CatalogueDataset):
+        return sum(pool.same_classes(sorted(ours), theirs))
+    return len(ours & theirs)
 
 
 def shared_labels(queries: ImageDataset, gallery: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +151,26 @@ def shared_labels(queries: ImageDataset, gallery: ImageDataset) -> tuple[np.ndar
     ]
     numbers = np.unique(np.concatenate(names), return_inverse=True)[1].reshape(-1)
     return numbers[: len(queries)], numbers[len(queries) :]
+
+
+def check_gallery(queries: ImageDataset, gallery: ImageDataset) -> None:
+    """Refuse a gallery in which nothing can be found, or every query itself.
+
+    Raises:
+        DataError: no class in common, or an image file in both.
+    """
+    labels, others = shared_labels(queries, gallery)
+    if not np.isin(labels, others).any():
+        raise DataError("gallery: none of its classes is one of the queries'; give one that has some")
+    files, found = (
+        {part.name(i) for i in range(len(part))} - {f"#{i}" for i in range(len(part))}  # files alone
+        for part in (queries, gallery)
+    )
+    if files & found:
+        raise DataError(
+            f"gallery: {len(files & found)} of its images are queries, too, e.g. {min(files & found)}, and "
+            "would find themselves; leave the gallery out to search queries among each other"
+        )
 
 
 def split_classes(dataset: ImageDataset, fraction: float, seed: int = 0) -> tuple[ImageDataset, ImageDataset]:

@@ -308,8 +308,8 @@ class SwAVTrainer(TrainerWithExtraKeys):
         if len(self._entropies) == COLLAPSE_STEPS and mean < COLLAPSE_ENTROPY:
             self._warned = True
             logger.warning(
-                "SwAV has collapsed: for %d iterations nearly all images went to the same prototype (%.1f of "
-                "%d are in use). Try a lower epsilon, a lower learning rate, or a larger freeze_prototypes.",
+                "SwAV has collapsed: for %d iterations nearly all images went to the same prototype (a batch "
+                "uses %.1f of %d). Try a lower epsilon or learning rate, or a larger freeze_prototypes.",
                 COLLAPSE_STEPS, loss.prototypes_in_use, loss.num_prototypes,
             )  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .base import CatalogueDataset, Counts, Source
+from .compcars import CompCars
 from .reading import Listing, read_mat
 
 ANNOTATIONS = "cars_annos.mat"
@@ -54,6 +56,14 @@ class Cars196(CatalogueDataset):
         },
     )
     counts = Counts(images=(16_185,), classes=196)
+
+    @classmethod
+    def same_classes(cls, classes: Sequence[str], others: Iterable[str]) -> list[bool]:
+        """As `CompCars.same_classes`, the other way round, where `others` are names of CompCars."""
+        names = list(others)
+        if not all("/" in name for name in names):  # as all of CompCars have, and few of these
+            return super().same_classes(classes, names)
+        return [any(CompCars.same_classes(names, [name])) for name in classes]
 
     def _read(self, base: Path) -> Listing:
         if (base / ANNOTATIONS).exists() or not (base / META).exists():

@@ -60,7 +60,7 @@ class CompCars(CatalogueDataset):
         folders=("compcars", "CompCars"),
         markers=(NAMES, f"data/{NAMES}"),
         archives={"data.zip": None},
-        unpack="cd '{folder}' && zip -F data.zip --out all.zip && unzip all.zip (with its owners' password)",
+        unpack="cd '{folder}' && zip -F data.zip --out all.zip && unzip all.zip  # asks for a password",
     )
     counts_of: ClassVar[dict[str, Counts]] = {
         "classification": Counts(images=(30_955,), classes=431),

@@ -78,15 +78,15 @@ class Fashion200k(CatalogueDataset):
         if not self.complete:
             files = [file for file in files if file.exists()] or files
         rows = [row for file in files for row in read_rows(file, "path score description", "\t").values()]
-        descriptions: dict[str, str] = {}
+        found: dict[str, set[str]] = {}
         for path, _, description in rows:
-            if descriptions.setdefault(path, description) != description:
-                raise DataError(
-                    f"{path} has two descriptions, {descriptions[path]!r} and {description!r}; unpack the "
-                    "labels again"
-                )
-        if len(descriptions) < len(rows):
-            logger.info("Fashion200k: %d images are listed twice", len(rows) - len(descriptions))
+            found.setdefault(path, set()).add(description)
+        if len(found) < len(rows):
+            logger.info("Fashion200k: %d images are listed twice", len(rows) - len(found))
+        descriptions = {path: next(iter(texts)) for path, texts in found.items() if len(texts) == 1}
+        if len(descriptions) < len(found):
+            odd = len(found) - len(descriptions)
+            logger.warning("Fashion200k: left out %d images with several descriptions", odd)
         items = {description: description for description in descriptions.values()}
         paths = [os.path.join(base, path) for path in descriptions]
         return Listing(paths, list(descriptions.values()), items, lines=len(rows))

@@ -1,0 +1,31 @@
+"""The benchmark of starts writes its table, chooses by validation, and trains nothing twice."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "initialisation.py"
+TINY = (
+    *("data.validation_fraction=0.2", "epoch_steps=2", "student.basis.warmup=1", "student.num_clusters=8"),
+    *("teacher.steps=2", "student.steps=2", "pretraining.batch_size=8", "pretraining.hidden_size=8"),
+)
+
+
+def test_it_writes_a_table_and_goes_on(tmp_path):
+    pytest.importorskip("lightly")
+    options = ["--seeds", "0", "1", "--lrs", "0.001", "0.0001", "--steps", "2", "--jobs", "2"]
+    files = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results.md")]
+    command = [sys.executable, str(SCRIPT), "glyphs", *TINY, *options, *files]
+    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    text = (tmp_path / "results.md").read_text()
+    for start in ("random", "SwAV"):
+        for row in ("Teacher", "Teacher trained on", "SLADE"):
+            assert f"| {start} | {row} |" in text
+    assert "(the edge of what was tried)" in text
+    assert "SwAV start over random start, SLADE:" in text
+    models = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}.keys() == models.keys()
+    assert first[first.index("## ") :] == again[again.index("## ") :]

@@ -52,13 +52,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="file the table is written to")
     args = parser.parse_args()
     in_parallel(args, partial(pretrain, args), args.seeds)
-    tried = [(start, args.seeds[0], lr) for start in STARTS for lr in args.lrs]
+    tried: list[Task] = [(start, args.seeds[0], lr) for start in STARTS for lr in args.lrs]
     teachers = in_parallel(args, partial(train, args, ["teacher"]), tried)
-    chosen = choose(dict(zip(tried, teachers)))
+    tuning = dict(zip(tried, map(validation, teachers)))
+    chosen = {start: max((t for t in tried if t[0] == start), key=tuning.__getitem__)[2] for start in STARTS}
     tasks = [(start, seed, chosen[start]) for start in STARTS for seed in args.seeds]
     results = dict(zip(tasks, in_parallel(args, partial(train, args, list(ROWS)), tasks)))
     runs = {start: [results[task] for task in tasks if task[0] == start] for start in STARTS}
-    text = section(args, chosen, runs)
+    text = section(args, tuning, chosen, runs)
     print(text)
     put_section(args.results, f"initialisation {args.preset}", text)
 
@@ -95,19 +96,15 @@ def train(args: argparse.Namespace, rows: list[str], task: Task) -> dict[str, Re
     return done
 
 
-def choose(teachers: dict[Task, dict[str, Result]]) -> dict[str, float]:
-    """The learning rate of each start, by validation."""
-
-    def score(task: Task) -> float:
-        validation = teachers[task]["teacher"].validation
-        if validation is None:
-            raise SystemExit("there are no validation classes to choose the learning rate on.")
-        return validation["MAP@R"]
-
-    return {start: max((t for t in teachers if t[0] == start), key=score)[2] for start in STARTS}
+def validation(results: dict[str, Result]) -> float:
+    """MAP@R of the teacher on the validation classes, which choose the learning rate."""
+    scores = results["teacher"].validation
+    if scores is None:
+        raise SystemExit("there are no validation classes to choose the learning rate on.")
+    return scores["MAP@R"]
 
 
-def section(args: argparse.Namespace, chosen: dict[str, float], runs: Runs) -> str:
+def section(args: argparse.Namespace, tuning: dict[Task, float], chosen: dict[str, float], runs: Runs) -> str:
     """The table with what it takes to get it again."""
     shown = [o for o in args.overrides if not o.startswith("data.root=")]
     root = ["data.root=FOLDER"] if args.preset == "omniglot" else []
@@ -128,6 +125,11 @@ def section(args: argparse.Namespace, chosen: dict[str, float], runs: Runs) -> s
             about,
             table(runs),
             gains(runs),
+            "\n".join(
+                f"- Validation MAP@R of the teacher by learning rate, {start} start, seed {args.seeds[0]}: "
+                + ", ".join(f"{lr}: {score:.1f}" for (s, _, lr), score in tuning.items() if s == start)
+                for start in STARTS
+            ),
             machine("lightly"),
         ]
     )

@@ -5,19 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from images import SMALL, write_images
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "initialisation.py"
 TINY = (
-    *("data.validation_fraction=0.2", "epoch_steps=2", "student.basis.warmup=1", "student.num_clusters=8"),
-    *("teacher.steps=2", "student.steps=2", "pretraining.batch_size=8", "pretraining.hidden_size=8"),
+    *(setting for setting in SMALL if not setting.startswith(("teacher.lr", "student.lr"))),
+    *("data.kind=images", "pretraining.batch_size=8", "pretraining.hidden_size=8"),
 )
 
 
 def test_it_writes_a_table_and_goes_on(tmp_path):
     pytest.importorskip("lightly")
-    options = ["--seeds", "0", "1", "--lrs", "0.001", "0.0001", "--steps", "2", "--jobs", "2"]
+    options = ["--seeds", "0", "--lrs", "0.001", "--steps", "4", "--jobs", "2"]
     files = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results.md")]
-    command = [sys.executable, str(SCRIPT), "glyphs", *TINY, *options, *files]
+    data = [f"data.{part}={folder}" for part, folder in write_images(tmp_path / "images").items()]
+    command = [sys.executable, str(SCRIPT), "glyphs", *TINY, *data, *options, *files]
     first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     text = (tmp_path / "results.md").read_text()
     for start in ("random", "SwAV"):

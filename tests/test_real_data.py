@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from catalogue_trees import write_cub200, write_in_shop, write_nabirds
+from catalogue_trees import WRITERS, write_cub200, write_in_shop, write_nabirds
 from images import SMALL, write_images
 from typer.testing import CliRunner
 
 from pml_slade import cli
 from pml_slade.builders import build_pretraining_images, build_splits
 from pml_slade.config import load_config
-from pml_slade.datasets import InShop
+from pml_slade.datasets import CUB200, Cars196, CompCars, Fashion200k, InShop, NABirds
 from pml_slade.datasets.splits import describe
 from pml_slade.exceptions import DataError
 from pml_slade.models import build_trunk, load_model, load_swav_checkpoint, save_swav_checkpoint, swav_head
@@ -94,6 +94,23 @@ def test_classes_of_the_test_are_left_out_of_a_named_pool_unless_asked(data, tmp
     for part in (without.test, without.validation):
         assert part is None or not set(without.unlabeled.classes) & set(part.classes)
     assert whole.unlabeled.num_classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("preset", "labeled", "pool"),
+    [("cub200", CUB200, NABirds), ("cars196", Cars196, CompCars), ("in_shop", InShop, Fashion200k)],
+)
+def test_the_pairs_of_the_paper_are_presets(tmp_path, preset, labeled, pool):
+    for name in (labeled.__name__, pool.__name__):
+        WRITERS[name](tmp_path)
+    overrides = [f"data.root={tmp_path}", "data.complete=false"]
+    splits = build_splits(load_config(["s2", preset], overrides))
+    assert files(splits.labeled) == files(labeled(tmp_path, "train", complete=False))
+    whole = pool(tmp_path, complete=False)
+    same = pool.same_classes(whole.classes, splits.test.classes)
+    kept = [name for name, out in zip(whole.classes, same) if not out or preset == "cub200"]
+    assert splits.unlabeled.classes == kept
+    assert (len(kept) < len(whole.classes)) == (preset == "cars196")
 
 
 def files(part):

@@ -104,16 +104,18 @@ def gains(rows: Sequence[str], runs: Sequence[dict[str, Result]]) -> list[str]:
     if not {"control", "slade"} <= set(rows):
         return []
     over = [test(r["slade"])["MAP@R"] - test(r["control"])["MAP@R"] for r in runs]
-    half = interval(over)
-    text = (
-        f"SLADE over the teacher trained on: {sum(over) / len(over):+.1f} MAP@R"
-        + ("" if half is None else f" ± {half:.1f}")
-        + f" (by seed: {', '.join(f'{g:+.1f}' for g in over)})."
-    )
+    text = f"SLADE over the teacher trained on: {by_seed(over)}"
     if "oracle" in rows:
         bound = [test(r["oracle"])["MAP@R"] - test(r["control"])["MAP@R"] for r in runs]
         text += f" That is {100 * sum(over) / sum(bound):.0f} % of what the pool's true labels give."
     return [text]
+
+
+def by_seed(over: Sequence[float]) -> str:
+    """Differences of MAP@R: their mean, half its interval, and each."""
+    half = interval(over)
+    spread = "" if half is None else f" ± {half:.1f}"
+    return f"{sum(over) / len(over):+.1f} MAP@R{spread} (by seed: {', '.join(f'{g:+.1f}' for g in over)})."
 
 
 def test(result: Result) -> dict[str, float]:

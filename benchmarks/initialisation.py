@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import RESULTS, machine, put_section, test
+from compare import RESULTS, by_seed, machine, put_section, test
 
 from pml_slade.config import Config, load_config
 from pml_slade.pipeline import Pipeline, Result
 from pml_slade.pretrain import pretrained_file, run_pretraining
-from pml_slade.reports.tables import METRICS, cell, interval, markdown
+from pml_slade.reports.tables import METRICS, cell, markdown
 
 ROWS = ("teacher", "control", "slade")
 STARTS = ("random", "SwAV")
@@ -163,10 +163,7 @@ def gains(runs: Runs) -> str:
 
 def _over(runs: Runs, above: tuple[str, str], below: tuple[str, str]) -> str:
     scores = [[test(seed[row])["MAP@R"] for seed in runs[start]] for start, row in (above, below)]
-    over = [a - b for a, b in zip(*scores)]
-    half = interval(over)
-    spread = "" if half is None else f" ± {half:.1f}"
-    return f"{sum(over) / len(over):+.1f} MAP@R{spread} (by seed: {', '.join(f'{g:+.1f}' for g in over)})."
+    return by_seed([a - b for a, b in zip(*scores)])
 
 
 if __name__ == "__main__":

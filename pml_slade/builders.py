@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_metric_learning import losses, miners
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from .config import Config, DataConfig, NamedConfig, PretrainingConfig, TrainingConfig
 from .datasets.catalogue import CATALOGUE
@@ -130,7 +131,7 @@ def _unlabeled(data: DataConfig, *held_out: ImageDataset | None) -> ImageDataset
 
 def _is_named(path: Path | None) -> bool:
     """Whether it is the name of a data set; a folder of that name right here wins."""
-    return str(path) in CATALOGUE and not Path(str(path)).exists()
+    return path is not None and str(path) in CATALOGUE and not path.exists()
 
 
 def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[str] = ()) -> ImageDataset:
@@ -263,6 +264,16 @@ def build_optimizer(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer
+
+
+def build_cosine_schedulers(
+    optimizers: dict[str, torch.optim.Optimizer], steps: int, final_lr: float = 0.0
+) -> dict[str, CosineAnnealingLR]:
+    """Let each learning rate fall by a cosine, to `final_lr` after `steps`, step by step."""
+    return {
+        name.replace("_optimizer", "_scheduler_by_iteration"): CosineAnnealingLR(optimizer, steps, final_lr)
+        for name, optimizer in optimizers.items()
+    }
 
 
 def check_batches(config: Config, splits: Splits) -> None:

@@ -57,8 +57,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Any setting, as student.lr=0.001."),
 ]
-
-
 Sources = Annotated[
     list[str] | None,
     typer.Option("--config", "-c", help=f"YAML file, or a preset: {', '.join(presets())}; may be repeated."),
@@ -91,11 +89,7 @@ def train(
 ) -> None:
     """Train a teacher and a student; the same command goes on where it was stopped."""
     given = {"data.labeled": labeled, "data.unlabeled": unlabeled, "data.test": test, "output": output}
-    settings = load_config(config, overrides, _without_none(given))
-    if print_config:
-        typer.echo(settings.to_yaml(), nl=False)
-        return
-    _run(settings, quiet, verbose)
+    _run(_settings(config, overrides, given, print_config), quiet, verbose)
 
 
 @app.command()
@@ -122,10 +116,8 @@ def pretrain(
         "output": output,
         "rows": [],
     }
-    settings = load_config(config, overrides, _without_none(given), {"pretraining.steps": PRETRAINING_STEPS})
-    if print_config:
-        typer.echo(settings.to_yaml(), nl=False)
-        return
+    fallback = {"pretraining.steps": PRETRAINING_STEPS}
+    settings = _settings(config, overrides, given, print_config, fallback)
     _log(quiet, verbose)
     with _stoppable():
         file = run_pretraining(settings, progress=not quiet)
@@ -299,8 +291,20 @@ def _stoppable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _without_none(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
+def _settings(
+    sources: list[str] | None,
+    overrides: list[str] | None,
+    given: dict[str, Any],
+    print_only: bool,
+    fallback: dict[str, Any] | None = None,
+) -> Config:
+    """The settings of a command, or their print and the end."""
+    values = {key: value for key, value in given.items() if value is not None}
+    settings = load_config(sources, overrides, values, fallback)
+    if print_only:
+        typer.echo(settings.to_yaml(), nl=False)
+        raise typer.Exit
+    return settings
 
 
 def _log(quiet: bool, verbose: bool = False) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import ConcatDataset
 
 from . import builders
@@ -132,12 +131,9 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
         queue_batches=settings.queue_batches,
         queue_from_iteration=queue_from,
         freeze_prototypes=frozen,
-        lr_schedulers={
-            name.replace("_optimizer", "_scheduler_by_iteration"): CosineAnnealingLR(
-                optimizer, T_max=settings.steps, eta_min=settings.learning_rate * FINAL_LR
-            )
-            for name, optimizer in optimizers.items()
-        },
+        lr_schedulers=builders.build_cosine_schedulers(
+            optimizers, settings.steps, settings.learning_rate * FINAL_LR
+        ),
         iterations_per_epoch=min(config.epoch_steps, settings.steps),
         data_device=device,
         dataloader_num_workers=data.num_workers,

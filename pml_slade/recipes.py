@@ -123,12 +123,7 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
             **common,
         )
     if settings.schedule == "cosine":
-        trainer.lr_schedulers = {
-            name.replace("_optimizer", "_scheduler_by_iteration"): (
-                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.steps)
-            )
-            for name, optimizer in trainer.optimizers.items()
-        }
+        trainer.lr_schedulers = builders.build_cosine_schedulers(trainer.optimizers, settings.steps)
     return trainer
 
 

@@ -34,14 +34,6 @@ FOUND = {
 }
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("catalogue")
-    for write in WRITERS.values():
-        write(root)
-    return root
-
-
 def load(name, root, split="all", **options):
     return CATALOGUE[name](root, split, **{"complete": False, **options})
 

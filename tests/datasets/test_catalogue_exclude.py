@@ -1,19 +1,10 @@
 """Which classes count as the same, and that none of their images is left."""
 
 import pytest
-from catalogue_trees import WRITERS
 
 from pml_slade.datasets import CATALOGUE, CUB200, Cars196, CompCars, NABirds
 from pml_slade.datasets.catalogue.base import words
 from pml_slade.exceptions import DataError
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("catalogue")
-    for write in WRITERS.values():
-        write(root)
-    return root
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -46,7 +47,7 @@ class Counts(NamedTuple):
     classes: int | None
 
 
-class CatalogueDataset(ImageDataset):
+class CatalogueDataset(ImageDataset, ABC):
     """A published data set, read from its official files.
 
     Labels are 0..C-1 in the official order of the classes. `"train"` is the first half of the classes,
@@ -119,9 +120,9 @@ class CatalogueDataset(ImageDataset):
         known = {words(other) for other in others}
         return [words(name) in known for name in classes]
 
+    @abstractmethod
     def _read(self, base: Path) -> Listing:
         """Reads the annotation files below `base`."""
-        raise NotImplementedError
 
     def _published(self) -> Counts:
         return self.counts

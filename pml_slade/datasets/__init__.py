@@ -7,9 +7,10 @@ from .glyphs import glyphs_splits
 from .images import ImageDataset
 from .omniglot import omniglot_splits
 from .pseudo_label_dataset import PseudoLabelDataset
+from .redrawing import Redraw
 from .splits import Splits, split_classes
 from .tables import image_csv
-from .transforms import transforms
+from .transforms import batch_transforms, transforms
 
 __all__ = [
     "CATALOGUE",
@@ -21,7 +22,9 @@ __all__ = [
     "InShop",
     "NABirds",
     "PseudoLabelDataset",
+    "Redraw",
     "Splits",
+    "batch_transforms",
     "find_duplicates",
     "glyphs_splits",
     "image_csv",

@@ -82,7 +82,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         progress: bool = True,
         **cluster_kwargs: Any,
     ) -> PseudoLabelDataset:
-        """Embed `dataset` with a teacher, cluster it by k-means, and label it (SLADE, stage 3).
+        """Embed `dataset` with a teacher, cluster it, and label it (SLADE, stage 3).
 
         Args:
             dataset: the pool.
@@ -95,7 +95,7 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             device: where the teacher runs; default where its parameters are.
             num_workers: of the data loader.
             progress: show a progress bar.
-            cluster_kwargs: see `clustering.cluster` (seed, niter, min_cluster_size, ...).
+            cluster_kwargs: see `clustering.cluster` (method, seed, min_cluster_size, ...).
 
         Raises:
             DataError: k above the pool, embeddings that are not finite, and whatever the constructor

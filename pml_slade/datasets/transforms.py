@@ -10,10 +10,14 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from ..exceptions import ConfigError
+from .redrawing import CollateViews, Redraw, check_strength
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESIZE_RATIO = 256 / 227
 """Short side after resizing, as a multiple of the crop: the reality check's sizes."""
+
+BLUR = 0.1
+"""Side of the blur's kernel as a share of the crop's, as in SimCLR."""
 
 
 class ToFloatTensor:
@@ -65,29 +69,48 @@ class SquareResize:
         return f"SquareResize({self.size})"
 
 
+class TwoViews:
+    """Applies a random transform twice.
+
+    Args:
+        transform: Called twice with the image.
+    """
+
+    def __init__(self, transform: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> list[torch.Tensor]:
+        """Both views of one image."""
+        return [self.transform(image) for _ in range(2)]
+
+    def __repr__(self) -> str:
+        return f"TwoViews({self.transform!r})"
+
+
 def transforms(
-    kind: str, image_size: int, mode: str = "RGB", train: bool = False
+    kind: str, image_size: int, mode: str = "RGB", train: bool = False, strength: str = "mild"
 ) -> Callable[[Image.Image], torch.Tensor]:
     """Builds the transform of PIL images for one kind of data.
 
-    `"small"` is for glyphs and characters: the image is squeezed to a square; in training it is
-    turned by up to 10 degrees, moved by up to a tenth, scaled by 0.9 to 1.1 and sheared by up to 5
-    degrees, the uncovered border black. Values stay in [0, 1]. `"photo"` is the reality check's, which
-    is also the paper's: the short side becomes 256/227 of `image_size` (256 for 227); in training a random
-    crop (16 to 100 % of the area, ratio 0.75 to 1.33) and a flip, else a centre crop; values are normalised
-    by ImageNet's mean and deviation (`"RGB"`) or 0.5 (`"L"`).
+    `"small"` is for glyphs and characters: the image is squeezed to a square; in training it is drawn anew
+    by `Redraw(strength)`, the uncovered border black. Values stay in [0, 1]. `"photo"` is the reality
+    check's, which is also the paper's: the short side becomes 256/227 of `image_size` (256 for 227); in
+    training a random crop (16 to 100 % of the area, ratio 0.75 to 1.33), a flip and, if strong, SwAV's
+    changes of colour, else a centre crop; values are normalised by ImageNet's mean and deviation (`"RGB"`)
+    or 0.5 (`"L"`).
 
     Args:
         kind: `"small"` or `"photo"`.
         image_size: Side of the square output in pixels.
         mode: The dataset's mode, `"RGB"` or `"L"`.
         train: Whether to augment at random.
+        strength: `"mild"` or `"strong"`: how much training augments.
 
     Returns:
         A picklable function: PIL image in `mode` -> float32 tensor (C, image_size, image_size).
 
     Raises:
-        ConfigError: `kind` or `mode` is unknown, or `image_size` is not positive.
+        ConfigError: `kind`, `mode` or `strength` is unknown, or `image_size` is not positive.
 
     Examples:
         >>> from PIL import Image
@@ -97,21 +120,61 @@ def transforms(
         torch.Size([3, 32, 32])
     """
     check_kind(kind, image_size, mode)
-    steps: list[Any]
+    check_strength(strength)
     if kind == "small":
-        steps = [SquareResize(image_size)]
-        if train:
-            steps.append(_mild_affine())
+        redraw = [Redraw(strength)] if train else []
+        return v2.Compose([SquareResize(image_size), to_tensor(kind, mode), *redraw])
+    steps: list[Any] = [v2.Resize(round(image_size * RESIZE_RATIO), antialias=True)]
+    if train:
+        steps += [
+            v2.RandomResizedCrop(image_size, scale=(0.16, 1.0), ratio=(0.75, 1.33), antialias=True),
+            v2.RandomHorizontalFlip(),
+            *(photo_colours(image_size, mode) if strength == "strong" else []),
+        ]
     else:
-        steps = [v2.Resize(round(image_size * RESIZE_RATIO), antialias=True)]
-        if train:
-            steps += [
-                v2.RandomResizedCrop(image_size, scale=(0.16, 1.0), ratio=(0.75, 1.33), antialias=True),
-                v2.RandomHorizontalFlip(),
-            ]
-        else:
-            steps.append(v2.CenterCrop(image_size))
+        steps.append(v2.CenterCrop(image_size))
     return v2.Compose([*steps, to_tensor(kind, mode)])
+
+
+def batch_transforms(
+    kind: str, image_size: int, mode: str = "RGB", strength: str = "mild", views: int = 1
+) -> tuple[Callable[[Image.Image], Any], CollateViews | None]:
+    """Builds training's transform as two parts: one for each image, one for each batch.
+
+    Together they augment as `transforms(..., train=True)` does. Drawings are drawn anew a batch at a time,
+    which takes a fraction of the time; photographs one by one. With two views, batches are twice as long:
+    the first view of all images, then the second of all, and the labels likewise.
+
+    Args:
+        kind: `"small"` or `"photo"`.
+        image_size: Side of the square output in pixels.
+        mode: The dataset's mode, `"RGB"` or `"L"`.
+        strength: `"mild"` or `"strong"`.
+        views: Views of each image, 1 or 2.
+
+    Returns:
+        The transform of a dataset's PIL images, and its loader's `collate_fn`, or None for torch's. Both are
+        picklable.
+
+    Raises:
+        ConfigError: `kind`, `mode`, `strength` or `views` is unknown, or `image_size` is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pml_slade.datasets import ImageDataset
+        >>> transform, collate_fn = batch_transforms("small", 28, "L", "strong", views=2)
+        >>> letters = ImageDataset(np.zeros((3, 28, 28), np.uint8), [0, 1, 2], transform=transform, mode="L")
+        >>> images, labels = next(iter(torch.utils.data.DataLoader(letters, 3, collate_fn=collate_fn)))
+        >>> images.shape, labels.tolist()
+        (torch.Size([6, 1, 28, 28]), [0, 1, 2, 0, 1, 2])
+    """
+    check_strength(strength)
+    if views not in (1, 2):
+        raise ConfigError(f"views must be 1 or 2, got {views!r}")
+    if kind == "small":
+        return transforms(kind, image_size, mode), CollateViews(Redraw(strength), views)
+    transform = transforms(kind, image_size, mode, train=True, strength=strength)
+    return (transform, None) if views == 1 else (TwoViews(transform), CollateViews(None, views))
 
 
 def check_kind(kind: str, image_size: int, mode: str) -> None:
@@ -131,11 +194,12 @@ def to_tensor(kind: str, mode: str) -> ToFloatTensor:
     return ToFloatTensor(IMAGENET_MEAN, IMAGENET_STD) if mode == "RGB" else ToFloatTensor((0.5,), (0.5,))
 
 
-def _mild_affine() -> v2.RandomAffine:
-    return v2.RandomAffine(
-        degrees=10,
-        translate=(0.1, 0.1),
-        scale=(0.9, 1.1),
-        shear=5,
-        interpolation=v2.InterpolationMode.BILINEAR,
-    )
+def photo_colours(size: int, mode: str) -> list[Any]:
+    """SwAV's colour jitter, grey and blur of crops of `size` pixels; grey images only change in light."""
+    colours = mode == "RGB"
+    jitter = v2.ColorJitter(0.8, 0.8, *((0.8, 0.2) if colours else ()))
+    return [
+        v2.RandomApply([jitter], p=0.8),
+        *([v2.RandomGrayscale(0.2)] if colours else []),
+        v2.RandomApply([v2.GaussianBlur(max(round(size * BLUR) // 2 * 2 + 1, 3), (0.1, 2.0))], p=0.5),
+    ]

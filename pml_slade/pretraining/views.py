@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..datasets.transforms import SquareResize, check_kind, to_tensor
+from ..datasets.redrawing import Redraw
+from ..datasets.transforms import SquareResize, check_kind, photo_colours, to_tensor
 from ..exceptions import ConfigError
 
 GLOBAL_AREA, LOCAL_AREA = (0.14, 1.0), (0.05, 0.14)
@@ -19,9 +20,6 @@ LOCAL_SIZE = 96 / 224
 
 SMALL_LOCAL_AREA, SMALL_LOCAL_SIZE = (0.2, 0.5), 5 / 7
 """Likewise for drawings."""
-
-BLUR = 0.1
-"""Side of the blur's kernel as a share of the crop's, as in SimCLR."""
 
 
 class MultiCrop:
@@ -100,7 +98,7 @@ def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0
     """
     check_kind(kind, image_size, mode)
     if kind == "small":
-        whole: list[Any] = [SquareResize(image_size), *_another_hand(image_size)]
+        whole = _another_hand(image_size, mode)
         crop = v2.RandomResizedCrop(round(image_size * SMALL_LOCAL_SIZE), SMALL_LOCAL_AREA, antialias=True)
         steps = {"global": whole, "local": [*whole, crop]}
     else:
@@ -108,7 +106,7 @@ def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0
             "global": _photo(image_size, GLOBAL_AREA, mode),
             "local": _photo(round(image_size * LOCAL_SIZE), LOCAL_AREA, mode),
         }
-    large, small = (v2.Compose([*steps[use], to_tensor(kind, mode)]) for use in ("global", "local"))
+    large, small = (v2.Compose(steps[use]) for use in ("global", "local"))
     return MultiCrop(large, small if num_local else None, num_local)
 
 
@@ -119,21 +117,13 @@ def check_int(name: str, value: Any, at_least: int) -> None:
 
 
 def _photo(size: int, area: tuple[float, float], mode: str) -> list[Any]:
-    colours = mode == "RGB"
-    jitter = v2.ColorJitter(0.8, 0.8, *((0.8, 0.2) if colours else ()))
     return [
         v2.RandomResizedCrop(size, area, antialias=True),
         v2.RandomHorizontalFlip(),
-        v2.RandomApply([jitter], p=0.8),
-        *([v2.RandomGrayscale(0.2)] if colours else []),
-        v2.RandomApply([v2.GaussianBlur(max(round(size * BLUR) // 2 * 2 + 1, 3), (0.1, 2.0))], p=0.5),
+        *photo_colours(size, mode),
+        to_tensor("photo", mode),
     ]
 
 
-def _another_hand(size: int) -> list[Any]:
-    interpolation = v2.InterpolationMode.BILINEAR
-    return [
-        v2.RandomAffine(15, (0.1, 0.1), (0.8, 1.2), 15, interpolation=interpolation),
-        # Blurring takes 1 / sigma of the displacement away, so that alpha grows by the square of the size.
-        v2.ElasticTransform(alpha=20.0 * (size / 28) ** 2, sigma=3.0 * size / 28),
-    ]
+def _another_hand(size: int, mode: str) -> list[Any]:
+    return [SquareResize(size), to_tensor("small", mode), Redraw("strong")]

@@ -12,18 +12,18 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from ..clustering import suggest_num_clusters
 from ..compat import TrainerWithExtraKeys
-from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
+from ..datasets.pseudo_label_dataset import PseudoLabelDataset
 from ..exceptions import ConfigError, DataError
 from .optimizers import check_optimizers
+from .pool_labeling import PoolLabeling
 
 logger = logging.getLogger("pml_slade")
 
 LOSS_WEIGHTS = {"metric_loss": 1.0, "unlabeled_metric_loss": 1.0, "basis_loss": 0.25}
 
 
-class SelfTrainingTrainer(TrainerWithExtraKeys):
+class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
     """Trains a student on labeled and pseudo-labeled images and a feature basis, jointly (SLADE, Eq. 9).
 
     ``L = L_rank(labeled) + lambda1 * L_rank(unlabeled) + lambda2 * L_Basis(both)``, with one forward pass
@@ -41,11 +41,18 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
             the teacher before the first step.
         num_clusters: k for a raw pool; default: as many images a cluster as a labeled class has.
         teacher: embeds a raw pool: one module, or a dict like `models`. Default: the models as they come.
+            The `models` of a ModelAverage that follows in training make for better labels. A dict is taken
+            to embed as the models do, a module is not: clusters' vectors then start from the models' means.
         clustering_dataset: the raw pool under the transform used for evaluation; default the pool as is.
         cluster_kwargs: see `clustering.cluster`.
+        relabel_every: label the pool anew after so many epochs; 0: never. The teacher should be one that
+            learns meanwhile.
         unlabeled_batch_size: unlabeled images a step; default `batch_size`.
-        unlabeled_sampler: default PML's MPerClassSampler with 4 images per pseudo-class, or shuffling
-            where there are too few pseudo-classes to fill a batch.
+        unlabeled_images_per_class: of a pseudo-class in a batch.
+        unlabeled_sampler: default PML's MPerClassSampler, or shuffling where there are too few
+            pseudo-classes to fill a batch.
+        unlabeled_collate_fn: default `collate_fn`.
+        end_of_labeling_hook: called with the trainer when it has labeled the pool.
         basis_warmup: for so many iterations the basis alone is trained, on detached embeddings.
         mining_funcs: ``tuple_miner`` for labeled pairs, ``unlabeled_miner`` for unlabeled ones.
         loss_weights: any of the three; the others keep lambda1 = 1, lambda2 = 0.25.
@@ -91,8 +98,12 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         *,
         clustering_dataset: Any = None,
         cluster_kwargs: dict[str, Any] | None = None,
+        relabel_every: int = 0,
         unlabeled_batch_size: int | None = None,
+        unlabeled_images_per_class: int = 4,
         unlabeled_sampler: Any = None,
+        unlabeled_collate_fn: Callable[[list[Any]], Any] | None = None,
+        end_of_labeling_hook: Callable[[SelfTrainingTrainer], Any] | None = None,
         basis_warmup: int = 0,
         mining_funcs: dict[str, Any] | None = None,
         loss_weights: dict[str, float] | None = None,
@@ -103,9 +114,15 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
         self.teacher = teacher
         self.clustering_dataset = clustering_dataset
         self.cluster_kwargs = cluster_kwargs or {}
+        self.relabel_every = relabel_every
         self.unlabeled_batch_size = unlabeled_batch_size or batch_size
+        self.unlabeled_images_per_class = unlabeled_images_per_class
         self.unlabeled_sampler = unlabeled_sampler
+        self.unlabeled_collate_fn = unlabeled_collate_fn
+        self.end_of_labeling_hook = end_of_labeling_hook
         self.basis_warmup = basis_warmup
+        self.unlabeled_dataloader_iter: Any = None
+        self._pool_is_ready, self._epoch_begun = False, 0
         loss_funcs = _with_unlabeled_loss(loss_funcs)
         super().__init__(
             models=dict(models),
@@ -122,29 +139,39 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 f"basis_warmup={basis_warmup}, but there is no basis_loss to warm up, or its weight is 0."
             )
         check_optimizers(self)
+        self._check_schedule()
         self._check_pool()
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
             if isinstance(part, torch.nn.Module):
                 part.to(self.data_device)
 
     def initialize_dataloader(self) -> None:
-        """Make both loaders; a raw pool gets its pseudo-labels here, before the first step."""
-        if not isinstance(self.unlabeled_dataset, PseudoLabelDataset):
-            self.unlabeled_dataset = self._label_pool()
-            self._check_pool()
+        """Make the labeled loader; a raw pool gets its pseudo-labels here, before the first step."""
+        if not self._pool_is_ready:
+            if isinstance(self.unlabeled_dataset, PseudoLabelDataset):
+                self._start_clusters(self.unlabeled_dataset)
+                self._pool_is_ready = True
+            else:
+                self.label_pool()
         super().initialize_dataloader()
-        sampler = self.unlabeled_sampler or self._default_unlabeled_sampler()
-        self.unlabeled_dataloader = c_f.get_train_dataloader(
-            self.unlabeled_dataset,
-            self.unlabeled_batch_size,
-            sampler,
-            self.dataloader_num_workers,
-            self.collate_fn,
-        )
-        self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)
+        self.unlabeled_dataloader_iter, self._epoch_begun = None, 0
+
+    def set_to_train(self) -> None:
+        """Begin an epoch: label the pool anew where that is due."""
+        epoch = getattr(self, "epoch", 0)  # it is not there before training: somebody takes steps by hand
+        if self._epoch_begun != epoch:  # this is also called within epochs, by batch mining
+            self._epoch_begun = epoch
+            self._begin_epoch()
+        super().set_to_train()
+
+    def _begin_epoch(self) -> None:
+        if self.relabel_every and self.epoch > 1 and (self.epoch - 1) % self.relabel_every == 0:
+            self.label_pool()
 
     def get_batch(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return a labeled and an unlabeled batch."""
+        if self.unlabeled_dataloader_iter is None:
+            self._load_pool()
         labeled = super().get_batch()
         self.unlabeled_dataloader_iter, unlabeled = c_f.try_next_on_generator(
             self.unlabeled_dataloader_iter, self.unlabeled_dataloader
@@ -175,9 +202,10 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 pairs = self.maybe_mine_embeddings(embeddings, labels)
                 self.losses["metric_loss"] = self.loss_funcs["metric_loss"](embeddings, labels, pairs)
             if self._weighs("unlabeled_metric_loss"):
-                self.losses["unlabeled_metric_loss"] = self._unlabeled_loss(pool_embeddings, pool_labels)
+                self.losses["unlabeled_metric_loss"] = self.unlabeled_loss(pool_embeddings, pool_labels)
 
-    def _unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the pool's term of Eq. 9, before its weight."""
         pairs = None
         if "unlabeled_miner" in self.mining_funcs:
             pairs = self.mining_funcs["unlabeled_miner"](embeddings, labels)
@@ -193,53 +221,19 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
     def _weighs(self, name: str) -> bool:
         return name in self.loss_funcs and self.loss_weights[name] > 0
 
-    def _label_pool(self) -> PseudoLabelDataset:
-        getter = None
-        if self.data_and_label_getter is not c_f.return_input:
-            getter = _DataGetter(self.data_and_label_getter)
-        teacher = self.models if self.teacher is None else self.teacher
-        if isinstance(teacher, dict):
-            teacher = torch.nn.Sequential(*(teacher[k] for k in ("trunk", "embedder") if k in teacher))
-        pool = PseudoLabelDataset.from_teacher(
+    def _load_pool(self) -> None:
+        self.unlabeled_dataloader = c_f.get_train_dataloader(
             self.unlabeled_dataset,
-            teacher.to(self.data_device),
-            self.num_clusters or self._default_num_clusters(),
-            self._num_annotated(),
-            embed_dataset=self.clustering_dataset,
-            data_getter=getter,
-            num_workers=self.dataloader_num_workers,
-            device=self.data_device,
-            **self.cluster_kwargs,
+            self.unlabeled_batch_size,
+            self.unlabeled_sampler or self._default_unlabeled_sampler(),
+            self.dataloader_num_workers,
+            self.unlabeled_collate_fn or self.collate_fn,
         )
-        logger.info("%s; %s", pool, pool.clusters)
-        return pool
-
-    def _default_num_clusters(self) -> int:
-        labels = self._known_labels()
-        if labels is None:
-            raise ConfigError(
-                "num_clusters was not given, and the dataset has no `labels` or `targets` to derive it "
-                "from: give num_clusters, or dataset_labels."
-            )
-        return suggest_num_clusters(len(self.unlabeled_dataset), len(labels) / len(np.unique(labels)))
-
-    def _num_annotated(self) -> int:
-        if "basis_loss" in self.loss_funcs:
-            return int(self.loss_funcs["basis_loss"].num_classes)
-        labels = self._known_labels()
-        return 0 if labels is None else int(np.max(labels)) + 1
-
-    def _known_labels(self) -> np.ndarray | None:
-        for labels in (
-            self.dataset_labels,
-            *(getattr(self.dataset, a, None) for a in ("labels", "targets")),
-        ):
-            if labels is not None:
-                return np.asarray(labels)
-        return None
+        self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)
 
     def _default_unlabeled_sampler(self) -> Any:
-        labels, m, size = self.unlabeled_dataset.labels, 4, self.unlabeled_batch_size
+        labels, m = self.unlabeled_dataset.labels, self.unlabeled_images_per_class
+        size = self.unlabeled_batch_size
         if size % m or m * len(np.unique(labels)) < size:
             logger.warning(
                 "unlabeled batches of %d cannot hold %d images of each of %d pseudo-classes: shuffling.",
@@ -257,41 +251,6 @@ class SelfTrainingTrainer(TrainerWithExtraKeys):
                 f"was made with num_classes={num_classes}: labels must be 0..num_classes-1. "
                 "set_min_label_to_zero=True with dataset_labels renumbers them."
             )
-
-    def _check_pool(self) -> None:
-        pool = self.unlabeled_dataset
-        if pool is None or not hasattr(pool, "__getitem__") or not hasattr(pool, "__len__"):
-            raise DataError(
-                "unlabeled_dataset must be a map-style dataset or a PseudoLabelDataset, got "
-                f"{type(pool).__name__}."
-            )
-        if len(pool) < self.unlabeled_batch_size:
-            raise DataError(
-                f"unlabeled_dataset has {len(pool)} samples, fewer than one batch of "
-                f"{self.unlabeled_batch_size}: lower unlabeled_batch_size."
-            )
-        if not isinstance(pool, PseudoLabelDataset):
-            self.num_clusters = self.num_clusters or self._default_num_clusters()
-            return
-        if "basis_loss" not in self.loss_funcs:
-            return
-        num_classes = self.loss_funcs["basis_loss"].num_classes
-        if pool.labels.min() < num_classes:
-            raise DataError(
-                f"unlabeled_dataset has pseudo-labels from {pool.labels.min()} on, which basis_loss takes "
-                f"for annotated classes (num_classes={num_classes}): make the PseudoLabelDataset with "
-                f"label_offset={num_classes}."
-            )
-
-
-class _DataGetter:
-    """A PML data_and_label_getter, applied to one item and asked for the data only."""
-
-    def __init__(self, getter: Callable[[Any], Any]) -> None:
-        self.getter = getter
-
-    def __call__(self, item: Any) -> Any:
-        return first_of_item(self.getter(item))
 
 
 def _with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:

@@ -11,6 +11,7 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer, ThresholdPairMiner
 from pml_slade.exceptions import ConfigError, DataError
+from pml_slade.losses import ClusterBasisLoss
 
 NUM_CLASSES, SIZE = 2, 3
 
@@ -724,7 +725,7 @@ def test_a_missing_number_of_clusters_that_nothing_suggests_is_refused(build):
 
 
 def test_more_clusters_than_the_pool_has_samples_are_refused(build):
-    with pytest.raises(DataError, match=r"num_clusters must be.*36"):
+    with pytest.raises(DataError, match=r"num_clusters=37 is more.*36"):
         build(num_clusters=37).trainer.train(num_epochs=1)
 
 
@@ -747,3 +748,179 @@ def test_a_teacher_that_diverged_is_refused_before_any_training(build):
     with pytest.raises(DataError, match="not finite"):
         built.trainer.train(num_epochs=1)
     assert equal(before, built.weights())
+
+
+def changing_teacher(trainer, rate=1.0):
+    """Let the teacher move after each step, so that it never labels twice alike."""
+    generator = torch.Generator().manual_seed(0)
+
+    def move(_):
+        teacher = trainer.teacher
+        parts = teacher.values() if isinstance(teacher, dict) else [teacher]
+        with torch.no_grad():
+            for parameter in (p for part in parts for p in part.parameters()):
+                parameter.add_(rate * torch.randn(parameter.shape, generator=generator))
+
+    trainer.end_of_iteration_hook = move
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, [1]), (1, [1, 2, 3, 4]), (2, [1, 3])])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_pool_is_labeled_anew_on_schedule(build, every, expected, at_once):
+    epochs, labels = [], []
+
+    def labeled(t):
+        epochs.append(getattr(t, "epoch", 1))
+        labels.append(t.unlabeled_dataset.pseudo_labels.tolist())
+
+    built = build(teacher=Counting(), relabel_every=every, end_of_labeling_hook=labeled)
+    changing_teacher(built.trainer)
+    if at_once:
+        built.trainer.train(num_epochs=4)
+    else:
+        for epoch in range(1, 5):
+            built.trainer.train(start_epoch=epoch, num_epochs=epoch)
+    assert len(epochs) == len(expected)
+    assert epochs[1:] == expected[1:]
+    assert len({tuple(found) for found in labels}) == len(labels)
+
+
+def test_a_labeled_pool_keeps_its_labels_until_it_is_labeled_anew(build, pool):
+    given = labeled_pool(pool)
+    built = build(unlabeled_dataset=given, teacher=Counting(), relabel_every=1)
+    built.trainer.train(num_epochs=1)
+    assert built.trainer.unlabeled_dataset is given
+    built.trainer.train(start_epoch=2, num_epochs=2)
+    assert built.trainer.unlabeled_dataset is not given
+    assert built.trainer.unlabeled_dataset.dataset is pool
+    assert built.trainer.unlabeled_dataset.label_offset == NUM_CLASSES
+
+
+def test_batches_come_from_the_new_labels(build):
+    seen = []
+    built = build(teacher=Counting(), relabel_every=1, unlabeled_images_per_class=2, unlabeled_batch_size=4)
+    changing_teacher(built.trainer)
+    built.trainer.label_pool()
+    loss = built.trainer.loss_funcs["unlabeled_metric_loss"]
+    forward = loss.forward
+
+    def spy(embeddings, labels, *args):
+        if labels.min() >= NUM_CLASSES:
+            pool = built.trainer.unlabeled_dataset
+            seen.append((sorted(labels.tolist()), set(pool.labels.tolist())))
+        return forward(embeddings, labels, *args)
+
+    loss.forward = spy
+    built.trainer.train(num_epochs=3)
+    assert seen
+    for labels, known in seen:
+        assert set(labels) <= known
+        assert labels[0::2] == labels[1::2]
+
+
+@pytest.mark.parametrize("every", [-1, 0.5])
+def test_a_schedule_that_is_none_is_refused(build, every):
+    with pytest.raises(ConfigError, match=rf"relabel_every.*{every}"):
+        build(relabel_every=every)
+
+
+def with_cluster_basis(build, num_clusters=3, **kwargs):
+    basis = FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE, regularizer=None)
+    clusters = ClusterBasisLoss(basis, num_clusters)
+    return build(basis=basis, loss_funcs={"unlabeled_metric_loss": clusters}, **kwargs), clusters
+
+
+def test_vectors_of_clusters_start_at_the_centroids_at_each_labeling(build):
+    started = []
+    built, clusters = with_cluster_basis(
+        build,
+        teacher={"trunk": Counting()},
+        relabel_every=1,
+        end_of_labeling_hook=lambda t: started.append(
+            np.allclose(
+                clusters.V.detach()[: int(clusters.num_active)], t.unlabeled_dataset.clusters.centroids
+            )
+        ),
+    )
+    changing_teacher(built.trainer)
+    built.trainer.train(num_epochs=3)
+    assert started == [True] * 3
+    assert not np.allclose(clusters.V.detach(), built.trainer.unlabeled_dataset.clusters.centroids)
+
+
+def test_their_optimizer_starts_anew_with_them(build):
+    adam = {
+        "unlabeled_metric_loss_optimizer": lambda _, parts: torch.optim.Adam(
+            parts["unlabeled_metric_loss"].parameters()
+        )
+    }
+    built, clusters = with_cluster_basis(build, optimizers=adam)
+    built.trainer.train(num_epochs=1)
+    optimizer = built.optimizers["unlabeled_metric_loss_optimizer"]
+    assert clusters.V in optimizer.state
+    built.trainer.label_pool()
+    assert clusters.V not in optimizer.state
+
+
+def test_of_a_labeled_pool_they_start_at_the_means_of_its_classes(build, pool):
+    given = labeled_pool(pool)
+    built, clusters = with_cluster_basis(build, unlabeled_dataset=given, lr=1e-12)
+    trunk = copy.deepcopy(built.trunk).eval()
+    built.trainer.train(num_epochs=1)
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(trunk(torch.stack([pool[i] for i in range(len(pool))])))
+    means = torch.stack([unit[given.labels == NUM_CLASSES + k].mean(0) for k in range(3)])
+    assert torch.allclose(clusters.V.detach(), torch.nn.functional.normalize(means), atol=1e-5)
+
+
+def test_restored_labels_are_used_and_vectors_left_as_they_are(build):
+    built, clusters = with_cluster_basis(build, relabel_every=2, lr=1e-12)
+    before = clusters.V.detach().clone()
+    labels = torch.arange(len(built.trainer.unlabeled_dataset)) % 3
+    built.trainer.restore_pool(labels)
+    built.trainer.train(start_epoch=2, num_epochs=2)
+    assert built.trainer.unlabeled_dataset.pseudo_labels.tolist() == labels.tolist()
+    assert torch.allclose(clusters.V.detach(), before, atol=1e-6)
+
+
+def test_of_a_teacher_that_embeds_elsewhere_they_start_at_the_models_means(build, pool):
+    built, clusters = with_cluster_basis(build, teacher=torch.nn.Linear(4, 5), lr=1e-12)
+    trunk = copy.deepcopy(built.trunk).eval()
+    built.trainer.label_pool()
+    found = built.trainer.unlabeled_dataset
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(trunk(torch.stack(list(pool))))
+    means = torch.stack([unit[found.pseudo_labels == k].mean(0) for k in range(int(clusters.num_active))])
+    expected = torch.nn.functional.normalize(means)
+    assert torch.allclose(clusters.V.detach()[: len(expected)], expected, atol=1e-5)
+
+
+def test_they_are_found_inside_of_other_losses(build):
+    basis = FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE, regularizer=None)
+    clusters = ClusterBasisLoss(basis, 5)
+    both = losses.MultipleLosses({"pool": clusters, "pairs": losses.ContrastiveLoss()})
+    build(basis=basis, loss_funcs={"unlabeled_metric_loss": both}).trainer.train(num_epochs=1)
+    assert int(clusters.num_active) == 3
+
+
+def test_more_clusters_than_there_are_vectors_for_are_refused_at_once(build):
+    with pytest.raises(
+        ConfigError, match=r"num_clusters=3, but ClusterBasisLoss was made with num_clusters=2"
+    ):
+        with_cluster_basis(build, num_clusters=2)
+
+
+def test_what_relabeling_would_undo_is_refused(build, pool):
+    some = PseudoLabelDataset(pool, [-1, *(i % 3 for i in range(len(pool) - 1))], label_offset=NUM_CLASSES)
+    with pytest.raises(ConfigError, match=r"relabel_every=1 would label the 1 samples"):
+        build(unlabeled_dataset=some, relabel_every=1)
+    with pytest.raises(ConfigError, match=r"unlabeled_sampler .*relabel_every=2"):
+        build(unlabeled_sampler=torch.utils.data.RandomSampler(pool), relabel_every=2)
+
+
+def test_a_second_training_keeps_the_schedule(build):
+    labeled = []
+    built = build(relabel_every=1, end_of_labeling_hook=lambda t: labeled.append(1))
+    built.trainer.train(num_epochs=2)
+    built.trainer.train(num_epochs=2)
+    assert len(labeled) == 3  # before the first epoch, and twice before the second

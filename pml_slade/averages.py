@@ -1,0 +1,68 @@
+"""A running average of the weights in training: what mean teachers, momentum encoders and EMAs are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .exceptions import ConfigError
+
+
+class ModelAverage:
+    """Follows models step by step: ``average <- decay * average + (1 - decay) * weights``.
+
+    Such an average retrieves better than the weights of any one step, and labels a pool better. It is a
+    hook for PML's trainers: give it as ``end_of_iteration_hook``, and its `models` as the ``teacher`` of a
+    SelfTrainingTrainer that labels its pool anew.
+
+    Args:
+        models: by name, as a PML trainer takes them. Copies of them are made.
+        decay: in [0, 1); 0.99 looks back over some hundred steps.
+
+    Attributes:
+        models: the averaged modules by name, which follow; statistics of batch norm are averaged, too.
+
+    Raises:
+        ConfigError: decay is not in [0, 1).
+
+    Examples:
+        >>> trunk = torch.nn.Linear(1, 1, bias=False)
+        >>> average = ModelAverage({"trunk": trunk}, decay=0.75)
+        >>> before = trunk.weight.item()
+        >>> _ = torch.nn.init.constant_(trunk.weight, before + 4)
+        >>> average.update({"trunk": trunk})
+        >>> round(average.models["trunk"].weight.item() - before, 4)
+        1.0
+    """
+
+    def __init__(self, models: dict[str, torch.nn.Module], decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"decay must be in [0, 1), got {decay!r}.")
+        self._averaged = {
+            name: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            for name, model in models.items()
+        }
+        self.models = {name: averaged.module for name, averaged in self._averaged.items()}
+        for averaged in self._averaged.values():
+            averaged.requires_grad_(False)
+            averaged.n_averaged.fill_(1)  # the models as they come count
+
+    def __call__(self, trainer: Any) -> None:
+        """Follow the models of a PML trainer."""
+        self.update(trainer.models)
+
+    def update(self, models: dict[str, torch.nn.Module]) -> None:
+        """Take in the weights of one more step."""
+        for name, averaged in self._averaged.items():
+            averaged.update_parameters(models[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it holds."""
+        return {name: averaged.state_dict() for name, averaged in self._averaged.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for name, averaged in self._averaged.items():
+            averaged.load_state_dict(state[name])

@@ -1,0 +1,108 @@
+"""The feature basis, spanned by the pool's clusters, too."""
+
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor
+
+from .. import functional
+from .feature_basis_loss import FeatureBasisLoss
+
+
+class ClusterBasisLoss(BaseMetricLossFunction):
+    """Classifies pseudo-labeled samples by a basis with a vector per class and per cluster.
+
+    Ours, not the paper's: Eq. 3 brought to the pool. The vectors of the labeled classes are those of
+    `basis`, so that a pool sample is told apart from these, too; each cluster has one more, which starts
+    at its centroid. A SelfTrainingTrainer that has this loss as ``unlabeled_metric_loss`` starts them anew
+    whenever it has labeled the pool.
+
+    Args:
+        basis: whose ``W``, ``num_classes`` and ``logit_scale`` are used. Gradients reach its ``W``.
+        num_clusters: most clusters that there can be.
+        kwargs: see PML's BaseMetricLossFunction.
+
+    Attributes:
+        V: the clusters' vectors, parameter of shape (num_clusters, embedding_size). It needs an optimizer.
+        num_active: how many of them stand for a cluster; the others take no part.
+
+    Default reducer: MeanReducer. It gets ``loss`` per sample.
+
+    Raises:
+        ValueError: num_clusters below 1; embeddings of another size; labels of no active cluster.
+
+    Examples:
+        >>> basis = FeatureBasisLoss(num_classes=3, embedding_size=8)
+        >>> loss = ClusterBasisLoss(basis, num_clusters=4)
+        >>> loss.start_from(torch.randn(2, 8))
+        >>> loss(torch.randn(6, 8), torch.tensor([3, 3, 4, 4, 4, 3])).shape
+        torch.Size([])
+    """
+
+    num_active: Tensor
+
+    def __init__(self, basis: FeatureBasisLoss, num_clusters: int, **kwargs: Any) -> None:
+        if int(num_clusters) != num_clusters or num_clusters < 1:
+            raise ValueError(f"num_clusters must be a positive integer, got {num_clusters!r}.")
+        super().__init__(**kwargs)
+        self._basis = (basis,)  # not a submodule: W has its optimizer where the basis itself is trained
+        self.num_clusters = num_clusters
+        self.V = torch.nn.Parameter(torch.empty(num_clusters, basis.embedding_size))
+        basis.weight_init_func(self.V)
+        self.register_buffer("num_active", torch.tensor(num_clusters))
+        self.add_to_recordable_attributes(list_of_names=["num_clusters"], is_stat=False)
+
+    @property
+    def basis(self) -> FeatureBasisLoss:
+        """The basis that the vectors of the labeled classes come from."""
+        return self._basis[0]
+
+    @torch.no_grad()
+    def start_from(self, centroids: Tensor) -> None:
+        """Let each cluster's vector start at its centroid.
+
+        Args:
+            centroids: (k, d), a row per cluster, k at most num_clusters.
+
+        Raises:
+            ValueError: another shape.
+        """
+        k = len(centroids)
+        if centroids.ndim != 2 or centroids.shape[1] != self.V.shape[1] or not 1 <= k <= self.num_clusters:
+            raise ValueError(
+                f"centroids must have shape (k, {self.V.shape[1]}) with k from 1 to {self.num_clusters}, got "
+                f"{tuple(centroids.shape)}."
+            )
+        self.V[:k] = centroids.to(self.V)
+        self.num_active.fill_(k)
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: Any = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Return the loss of each sample; pairs and references have no meaning here."""
+        if len(embeddings) == 0:
+            return self.zero_losses()
+        active = int(self.num_active)
+        self._check(embeddings, labels, self.basis.num_classes + active)
+        vectors = torch.cat([self.basis.W, self.V[:active]])
+        losses = functional.basis_cross_entropy(embeddings, vectors, labels.long(), self.basis.logit_scale)
+        indices = torch.arange(len(embeddings), device=embeddings.device)
+        return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
+
+    def _check(self, embeddings: Tensor, labels: Tensor, end: int) -> None:
+        if embeddings.shape[1] != self.V.shape[1]:
+            raise ValueError(
+                f"embeddings have size {embeddings.shape[1]}, but the basis was made with "
+                f"embedding_size={self.V.shape[1]}."
+            )
+        if labels.min() < 0 or labels.max() >= end:
+            raise ValueError(
+                f"labels must be in [0, {end}), those of {self.basis.num_classes} classes and of "
+                f"{int(self.num_active)} clusters, got {labels.min().item()} to {labels.max().item()}."
+            )

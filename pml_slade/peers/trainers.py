@@ -1,0 +1,73 @@
+"""Trainers of peers, in which a momentum teacher looks at another view of the pool's images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..exceptions import ConfigError, DataError
+from ..trainers import SelfTrainingTrainer
+from .stml import NeighbourBatches
+
+
+class MomentumTrainer(SelfTrainingTrainer):
+    """Compares the student's embeddings of the pool's images with a teacher's of other views of them.
+
+    Its ``unlabeled_metric_loss`` is called with both embeddings, and with no labels. Unlabeled batches hold
+    two views of each image, all first ones before all second ones, which `unlabeled_collate_fn` has to see to
+    (see `datasets.batch_transforms`); the student sees the first ones.
+
+    Args:
+        teacher: `models` of a ModelAverage that follows the student.
+        args, kwargs: see SelfTrainingTrainer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.teacher is None:
+            raise ConfigError("teacher: give the `models` of a ModelAverage that follows the student.")
+
+    def get_batch(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return a labeled batch and the first views of an unlabeled one; keep the second views."""
+        labeled, (views, labels) = super().get_batch()
+        n = len(views) // 2
+        if len(views) != 2 * n or not torch.equal(labels[:n], labels[n:]):
+            raise DataError("unlabeled_collate_fn must give two views of each image, first views first.")
+        self._second_views = views[n:]
+        return labeled, (views[:n], labels[:n])
+
+    def unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return what the loss says of the student's and the teacher's embeddings."""
+        teacher = self._teacher().eval()
+        with torch.no_grad():
+            taught = teacher(self._second_views.to(self.data_device))
+        loss: Tensor = self.loss_funcs["unlabeled_metric_loss"](embeddings, taught)
+        return loss
+
+
+class SelfTaughtTrainer(MomentumTrainer):
+    """Self-taught metric learning (Kim et al., CVPR 2022) beside the loss on labeled images.
+
+    Unlabeled batches hold random images with their nearest neighbours, which the teacher finds at the
+    beginning of each epoch.
+
+    Args:
+        neighbours: nearest neighbours of an image in a batch, itself counted.
+        args, kwargs: see MomentumTrainer; `clustering_dataset` is embedded to find neighbours.
+    """
+
+    def __init__(self, *args: Any, neighbours: int = 4, **kwargs: Any) -> None:
+        self.neighbours = neighbours
+        super().__init__(*args, **kwargs)
+
+    def _begin_epoch(self) -> None:
+        super()._begin_epoch()
+        self.unlabeled_dataloader_iter = None  # other neighbours
+
+    def _default_unlabeled_sampler(self) -> NeighbourBatches:
+        pool, size = self.unlabeled_dataset, self.unlabeled_batch_size
+        embeddings = self._embed_pool(pool, self._teacher())[pool.indices]
+        steps = self.iterations_per_epoch or len(pool) // size
+        return NeighbourBatches(embeddings, size, self.neighbours, steps)

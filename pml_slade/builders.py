@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ from .datasets.glyphs import glyphs_splits
 from .datasets.images import ImageDataset
 from .datasets.omniglot import omniglot_splits
 from .datasets.splits import Splits, check_gallery, split_validation
-from .datasets.transforms import transforms
+from .datasets.transforms import batch_transforms, transforms
 from .exceptions import ConfigError, DataError
 from .models import build_model
 from .pretraining import lars
@@ -171,9 +171,23 @@ def report_duplicates(splits: Splits) -> str | None:
     return "; ".join(reports)
 
 
-def with_transform(dataset: ImageDataset, data: DataConfig, train: bool) -> ImageDataset:
-    """Return the dataset under the run's transform for training or for evaluation."""
-    return dataset.with_transform(transforms(data.transform, data.image_size, data.mode, train))
+def with_transform(dataset: ImageDataset, data: DataConfig, train: bool, views: int = 1) -> ImageDataset:
+    """Return the dataset under the run's transform for training or for evaluation.
+
+    What a batch goes through in training besides, `build_collate` has.
+    """
+    if train:
+        return dataset.with_transform(_batch_transforms(data, views)[0])
+    return dataset.with_transform(transforms(data.transform, data.image_size, data.mode, train=False))
+
+
+def build_collate(data: DataConfig, views: int = 1) -> Callable[[list[Any]], Any] | None:
+    """Return what makes a training batch of items, or None for PyTorch's own."""
+    return _batch_transforms(data, views)[1]
+
+
+def _batch_transforms(data: DataConfig, views: int) -> tuple[Any, Callable[[list[Any]], Any] | None]:
+    return batch_transforms(data.transform, data.image_size, data.mode, data.augmentation, views)
 
 
 def build_models(config: Config, weights: Path | None = None) -> dict[str, torch.nn.Module]:

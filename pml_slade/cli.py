@@ -18,6 +18,7 @@ from rich.text import Text
 
 from .builders import find_device
 from .checkpoints import write_atomic
+from .clustering import Method, suggest_num_neighbours
 from .clustering import cluster as run_clustering
 from .clustering import embed as run_embedding
 from .config import Config, load_config, presets
@@ -189,7 +190,10 @@ def cluster(
     images: Images,
     num_clusters: Annotated[int, typer.Option("--num-clusters", "-k", min=1)],
     output: Annotated[Path, typer.Option("--output", "-o", help=".csv to write.")] = Path("clusters.csv"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    method: Annotated[
+        Method, typer.Option(help="ward, of embeddings averaged with their neighbours, or kmeans.")
+    ] = "ward",
+    seed: Annotated[int, typer.Option(min=0, help="Of kmeans.")] = 0,
     min_cluster_size: Annotated[
         int, typer.Option(min=1, help="Images of smaller clusters are left out.")
     ] = 1,
@@ -197,10 +201,17 @@ def cluster(
     batch_size: BatchSize = 128,
     quiet: Quiet = False,
 ) -> None:
-    """Cluster images by k-means: a CSV of path,label, which `train` reads as labeled images."""
+    """Cluster images: a CSV of path,label, which `train` reads as labeled images."""
     _log(quiet)
     dataset, vectors = _embed(model, images, False, device, batch_size, quiet)
-    clusters = run_clustering(vectors, num_clusters, seed=seed, min_cluster_size=min_cluster_size)
+    clusters = run_clustering(
+        vectors,
+        num_clusters,
+        method=method,
+        num_neighbours=suggest_num_neighbours(len(vectors), num_clusters) if method == "ward" else None,
+        seed=seed,
+        min_cluster_size=min_cluster_size,
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="") as file:
         writer = csv.writer(file)

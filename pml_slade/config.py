@@ -19,12 +19,30 @@ from .exceptions import ConfigError
 ROWS = {
     "teacher": "Teacher",
     "control": "Teacher trained on",
+    "memory": "Cross-batch memory",
+    "mean_teacher": "Mean teacher",
+    "self_supervised": "Self-supervised views",
+    "self_taught": "Self-taught (STML)",
     "pseudo": "Student on pseudo-labels",
+    "iterated": "Iterated clustering",
+    "basis": "With a feature basis",
     "slade": "SLADE",
     "oracle": "Oracle (true pool labels)",
 }
 CONTRASTIVE = {"name": "ContrastiveLoss", "pos_margin": 0.0, "neg_margin": 0.5}
-Row = Literal["teacher", "control", "pseudo", "slade", "oracle"]
+Row = Literal[
+    "teacher",
+    "control",
+    "memory",
+    "mean_teacher",
+    "self_supervised",
+    "self_taught",
+    "pseudo",
+    "iterated",
+    "basis",
+    "slade",
+    "oracle",
+]
 
 
 class Section(BaseModel):
@@ -79,7 +97,10 @@ class DataConfig(Section):
     image_size: int = Field(224, ge=16)
     mode: Literal["RGB", "L"] = "RGB"
     transform: Literal["photo", "small"] = Field(
-        "photo", description="random crops and flips, or mild affine changes for small drawings"
+        "photo", description="random crops and flips, or turns, shears and shifts for small drawings"
+    )
+    augmentation: Literal["mild", "strong"] = Field(
+        "strong", description="strong: colours, grey and blur, too; for small drawings, elastic distortion"
     )
     workers: int | None = Field(
         None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
@@ -186,12 +207,19 @@ class TrainingConfig(Section):
 
     steps: int = Field(2000, ge=1, description="optimizer steps")
     batch_size: int = Field(32, ge=2, description="labeled images a step")
-    images_per_class: int = Field(4, ge=2, description="of each class in a batch")
+    images_per_class: int = Field(2, ge=2, description="of each class in a batch")
     optimizer: str = Field("Adam", description="any of torch.optim by name")
     optimizer_arguments: dict[str, Any] = Field({}, description="its further arguments, {momentum: 0.9} say")
     lr: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    average: float | None = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="decay of a running average of the weights, which is validated and kept and labels the "
+        "pool; null: none",
+    )
     loss: NamedConfig = NamedConfig.model_validate(CONTRASTIVE)
     miner: NamedConfig | None = Field(None, description="of labeled pairs")
 
@@ -217,34 +245,71 @@ class TeacherConfig(TrainingConfig):
 
 
 class BasisConfig(Section):
-    """The feature basis (Eqs. 2-6)."""
+    """The feature basis (Eqs. 2-6), and what we add to it."""
 
-    regularizer: Literal["sd", "local_ce", "global_ce"] | None = "sd"
+    clusters: bool = Field(
+        True,
+        description="a vector for each cluster, too, and Eq. 3 over them in place of a ranking loss on the "
+        "pool; ours",
+    )
+    regularizer: Literal["sd", "local_ce", "global_ce"] | None = Field(None, description="the paper's is sd")
     margin: float = 0.5
     variance_weight: float = Field(1.0, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     logit_scale: float | None = Field(16.0, gt=0)
     straight_through: bool = True
     lr: float = Field(1e-3, gt=0)
-    warmup: int = Field(100, ge=0, description="first steps, in which the basis alone is trained")
+    warmup: int = Field(0, ge=0, description="first steps, in which the basis alone is trained")
 
 
 class StudentConfig(TrainingConfig):
     """How the student is trained, on top of what a teacher has."""
 
     unlabeled_batch_size: int = Field(32, ge=2, description="unlabeled images a step")
+    clustering: Literal["kmeans", "ward"] = Field("ward", description="the paper's is kmeans")
+    whitening: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="first divide the embeddings' principal directions by their deviations to this power",
+    )
+    smooth: bool = Field(
+        True,
+        description="then average embeddings with their reciprocal nearest neighbours, as many as a cluster "
+        "has images",
+    )
     num_clusters: int | None = Field(
         None, ge=2, description="k; null: as many images a cluster as a labeled class has"
     )
-    min_cluster_size: int = Field(2, ge=1, description="samples of smaller clusters are left out")
+    min_cluster_size: int = Field(2, ge=1, description="images of smaller clusters are left out")
+    relabel_every: int = Field(
+        1,
+        ge=0,
+        description="label the pool anew after so many epochs (see epoch_steps); 0: once, as the paper",
+    )
     iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
-    unlabeled_weight: float = Field(1.0, ge=0, description="lambda1 of Eq. 9")
+    unlabeled_weight: float = Field(2.0, ge=0, description="lambda1 of Eq. 9; the paper's is 1")
     basis_weight: float = Field(1.0, ge=0, description="lambda2 of Eq. 9; the paper's is 0.25")
-    unlabeled_loss: NamedConfig | None = Field(None, description="null: the same as loss")
+    unlabeled_loss: NamedConfig | None = Field(
+        None, description="ranks the pool where basis.clusters is false; null: the same as loss"
+    )
     mining: Literal["none", "eq7"] = Field(
         "none", description="unlabeled pairs: all by pseudo-label, or Eq. 7 to the letter"
     )
     basis: BasisConfig = BasisConfig()
+
+
+class PeersConfig(Section):
+    """What other methods need beside the student's settings."""
+
+    memory_size: int = Field(512, ge=1, description="embeddings that the cross-batch memory holds")
+    mean_teacher_weight: float = Field(1.0, gt=0)
+    self_supervised_weight: float = Field(0.3, gt=0)
+    self_supervised_temperature: float = Field(0.1, gt=0)
+    self_taught_weight: float = Field(0.1, gt=0)
+    pseudo_weight: float | None = Field(None, gt=0, description="null: student.unlabeled_weight")
+    iterated_weight: float | None = Field(None, gt=0, description="null: student.unlabeled_weight")
+    self_taught_neighbours: int = Field(4, ge=1, description="nearest neighbours of each query in a batch")
 
 
 class Config(Section):
@@ -257,11 +322,18 @@ class Config(Section):
         ["teacher", "slade"], description="what to train and compare; none for `pml-slade pretrain`"
     )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
+    tolerance: float = Field(
+        1.0,
+        ge=0,
+        description="keep the last epoch whose validation MAP@R is below the best by no more than so many "
+        "points; 0: the best one",
+    )
     data: DataConfig
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
+    peers: PeersConfig = PeersConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -283,19 +355,10 @@ class Config(Section):
                 raise ValueError(
                     f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}"
                 )
-        with_basis = {"slade", "oracle"} | ({"pseudo"} if self.teacher.classifier else set())
-        if with_basis & set(self.rows) and self.student.basis.warmup >= self.student.steps:
-            raise ValueError(
-                f"student.basis.warmup={self.student.basis.warmup} leaves nothing of "
-                f"student.steps={self.student.steps} to train the student in"
-            )
-        if self.student.mining == "eq7" and self.student.basis.regularizer is None:
-            raise ValueError(
-                "student.mining=eq7 reads its thresholds from the similarity statistics of the basis: "
-                "student.basis.regularizer must not be null"
-            )
+        self._check_students()
+        self._check_peers()
         together = self.student.batch_size + self.student.unlabeled_batch_size
-        if "control" in self.rows and together % self.student.images_per_class:
+        if {"control", "memory"} & set(self.rows) and together % self.student.images_per_class:
             raise ValueError(
                 f"student.batch_size={self.student.batch_size} and "
                 f"student.unlabeled_batch_size={self.student.unlabeled_batch_size} must come to a multiple "
@@ -304,6 +367,56 @@ class Config(Section):
         if self.rows and "teacher" not in self.rows:
             self.rows.insert(0, "teacher")
         return self
+
+    def _check_students(self) -> None:
+        student, rows = self.student, set(self.rows)
+        if rows & {"basis", "slade", "oracle"}:
+            if student.basis.warmup >= student.steps:
+                raise ValueError(
+                    f"student.basis.warmup={student.basis.warmup} leaves nothing of "
+                    f"student.steps={student.steps} to train the student in"
+                )
+            if student.basis.warmup and not student.basis_weight:
+                raise ValueError(
+                    f"student.basis.warmup={student.basis.warmup} warms a basis up that "
+                    "student.basis_weight=0 leaves out"
+                )
+        if student.mining == "eq7" and (student.basis.regularizer is None or student.basis.clusters):
+            raise ValueError(
+                "student.mining=eq7 mines pairs for a ranking loss on the pool, by thresholds from "
+                "the similarity statistics of the basis: student.basis.clusters must be false and "
+                "student.basis.regularizer must not be null, as with -c paper"
+            )
+        if "basis" in rows and student.mining == "none":
+            raise ValueError(
+                "rows: basis is slade without its mining, and student.mining=none: leave basis out, or mine"
+            )
+
+    def _check_peers(self) -> None:
+        student, peers, rows = self.student, self.peers, set(self.rows)
+        for row in sorted(rows & {"mean_teacher", "self_taught"}):
+            if student.average is None:
+                raise ValueError(
+                    f"rows: {row} learns from a running average of the weights: give student.average, 0.99 "
+                    "say"
+                )
+        unlabeled = f"student.unlabeled_batch_size={student.unlabeled_batch_size}"
+        if "self_taught" in rows and student.unlabeled_batch_size % peers.self_taught_neighbours:
+            raise ValueError(
+                f"{unlabeled} must be a multiple of "
+                f"peers.self_taught_neighbours={peers.self_taught_neighbours}"
+            )
+        if "self_supervised" in rows and (
+            student.unlabeled_batch_size % 2 or student.unlabeled_batch_size < 4
+        ):
+            raise ValueError(
+                f"{unlabeled} must be even, and at least 4: self_supervised takes two views of each"
+            )
+        together = student.batch_size + student.unlabeled_batch_size
+        if "memory" in rows and peers.memory_size < together:
+            raise ValueError(
+                f"peers.memory_size={peers.memory_size} must hold a batch of {together} images at least"
+            )
 
     def _check_data(self) -> None:
         if self.data.kind != "images":

@@ -8,6 +8,7 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .clustering import embed
 from .config import ROWS, Config
 from .datasets.images import ImageDataset
 from .datasets.pseudo_label_dataset import first_of_item
-from .datasets.splits import describe, shared_labels
+from .datasets.splits import Splits, describe, shared_labels
 from .evaluation import evaluate
 from .exceptions import ConfigError
 from .models import load_model, save_model
@@ -61,19 +62,20 @@ class Pipeline:
     Args:
         config: all settings. See `recipes` for what the rows are.
         progress: show progress bars.
+        splits: images of your own in place of those that `config.data` names.
 
     Raises:
         ConfigError: the folder holds a run with other settings; settings that do not fit.
         DataError: images that cannot be used.
     """
 
-    def __init__(self, config: Config, progress: bool = True) -> None:
+    def __init__(self, config: Config, progress: bool = True, splits: Splits | None = None) -> None:
         if not config.rows:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = check_folder(config)
         self.setup = recipes.Setup(
-            config, builders.build_splits(config), builders.build_device(config), progress
+            config, splits or builders.build_splits(config), builders.build_device(config), progress
         )
         recipes.check(self.setup, list(config.rows))
         if config.pretraining.steps and not pretrained_file(config).exists():
@@ -110,7 +112,7 @@ class Pipeline:
         if not file.exists():
             stage = self._stage(row, turn, file.parent)
             run_stage(stage)
-            save_model(file, stage.trainer.models, builders.model_meta(self.config))
+            save_model(file, stage.models, builders.model_meta(self.config))
         return self._load(file)
 
     def _stage(self, row: str, turn: int, folder: Path) -> Stage:
@@ -119,20 +121,25 @@ class Pipeline:
             models = builders.build_models(config, self._pretrained())
         else:  # the teacher, and then the student promoted
             models = self._load(self._model_file("teacher") if turn == 1 else self._model_file(row, turn - 1))
-        seed = int(np.random.SeedSequence([config.seed, list(ROWS).index(row), turn]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([config.seed, crc32(row.encode()), turn]).generate_state(1)[0])
         seed_everything(seed)
-        trainer = recipes.build_trainer(self.setup, row, models, folder)
-        validation = self.setup.splits.validation
-        return Stage(
+        trainer, average = recipes.build_trainer(self.setup, row, models, folder)
+        stage = Stage(
             name=ROWS[row] + (f" {turn}/{self._turns(row)}" if self._turns(row) > 1 else ""),
             folder=folder,
             trainer=trainer,
             epochs=self.setup.settings(row).steps // trainer.iterations_per_epoch,
             seed=seed,
-            validate=None if validation is None else lambda: self._evaluate(trainer.models, validation),
-            images_per_class=self.setup.settings(row).images_per_class,
+            validate=None,
+            images_per_class=self.setup.images_per_class(row),
+            average=average,
+            tolerance=config.tolerance,
             progress=self.setup.progress,
         )
+        validation = self.setup.splits.validation
+        if validation is not None:
+            stage.validate = lambda: self._evaluate(stage.models, validation)
+        return stage
 
     def _pretrained(self) -> Path | None:
         """The file of the pretrained trunk, where the run has that stage."""

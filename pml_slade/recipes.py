@@ -4,12 +4,16 @@ Every row but the teacher starts from the teacher, takes the same number of step
 of images in them:
 
 - ``control``: the teacher trained on, on labeled images alone;
-- ``pseudo``: ranks pseudo-labeled images, too, labeled by clustering;
-- ``slade``: has the whole feature basis, with its regulariser on the pool, and its miner if asked;
+- ``memory``: as ``control``, with a cross-batch memory of labeled embeddings;
+- ``mean_teacher``, ``self_supervised``, ``self_taught``: a loss on the pool that needs no clusters;
+- ``pseudo``: ranks pseudo-labeled images, too, labeled by clustering, once;
+- ``iterated``: as ``pseudo``, labeled anew on the schedule of ``slade``;
+- ``basis``: as ``pseudo``, with a feature basis and its regulariser; ``slade`` without its miner;
+- ``slade``: the whole method as configured;
 - ``oracle``: as ``slade``, with the pool's true labels: the most that better pseudo-labels could give.
 
-Eq. 3 classifies labeled images and needs no pool. All rows have it, so that a row shows what the pool adds to
-the row above; ``teacher.classifier=false`` leaves it to ``slade`` and ``oracle``, as in the paper's ablation.
+Eq. 3 classifies labeled images and needs no pool. All rows have it, so that a row shows what the pool adds;
+``teacher.classifier=false`` leaves it to ``basis``, ``slade`` and ``oracle``, as in the paper's ablation.
 """
 
 from __future__ import annotations
@@ -23,23 +27,28 @@ import numpy as np
 import torch
 from pytorch_metric_learning.losses import MultipleLosses
 from pytorch_metric_learning.trainers import MetricLossOnly
+from torch.utils.data import RandomSampler
 
 from . import builders
+from .averages import ModelAverage
 from .checkpoints import write_array_atomic, write_json_atomic
-from .clustering import suggest_num_clusters
+from .clustering import suggest_num_clusters, suggest_num_neighbours
 from .config import Config, TrainingConfig
 from .datasets import PseudoLabelDataset
-from .datasets.images import ImageDataset
+from .datasets.pseudo_label_dataset import LEFT_OUT
 from .datasets.splits import Splits
-from .exceptions import ConfigError
-from .losses import FeatureBasisLoss
+from .exceptions import ConfigError, DataError
+from .losses import ClusterBasisLoss, FeatureBasisLoss
 from .miners import ThresholdPairMiner
+from .peers import MeanTeacherLoss, Memory, MomentumTrainer, SelfTaughtLoss, SelfTaughtTrainer, TwoViewsLoss
 from .trainers import SelfTrainingTrainer
 
 logger = logging.getLogger("pml_slade")
 
-SUPERVISED = ("teacher", "control")
-WHOLE_BASIS = ("slade", "oracle")
+SUPERVISED = ("teacher", "control", "memory")
+WHOLE_BASIS = ("basis", "slade", "oracle")
+MOMENTUM: dict[str, Any] = {"mean_teacher": MomentumTrainer, "self_taught": SelfTaughtTrainer}
+PEERS = ("self_supervised", *MOMENTUM)
 
 Models = dict[str, torch.nn.Module]
 Losses = dict[str, torch.nn.Module]
@@ -66,7 +75,17 @@ class Setup:
         together = settings.batch_size + self.config.student.unlabeled_batch_size
         if row not in SUPERVISED:
             return together
-        return min(together, self.splits.labeled.num_classes * settings.images_per_class)
+        return min(together, self.splits.labeled.num_classes * self.images_per_class(row))
+
+    def images_per_class(self, row: str) -> int:
+        """Of a labeled batch: as configured, or more where the controls' classes would not fill theirs."""
+        configured = self.settings(row).images_per_class
+        if row not in SUPERVISED[1:]:
+            return configured
+        together = self.settings(row).batch_size + self.config.student.unlabeled_batch_size
+        enough = range(configured, 2 * configured + 1)
+        fitting = [m for m in enough if together % m == 0 and self.splits.labeled.num_classes * m >= together]
+        return fitting[0] if fitting else configured
 
 
 def check(setup: Setup, rows: list[Any]) -> None:
@@ -81,6 +100,11 @@ def check(setup: Setup, rows: list[Any]) -> None:
     builders.check_evaluation(setup.splits)
     if "oracle" in rows and setup.splits.unlabeled.labels is None:
         raise ConfigError("rows: oracle needs the pool's true labels, and this pool has none.")
+    if "oracle" in rows and (known := (_true_labels(setup) >= 0).sum()) < config.student.unlabeled_batch_size:
+        raise DataError(
+            f"rows: oracle has {known} images of true classes no smaller than clusters may be, fewer than "
+            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+        )
     models = builders.build_models(config)
     for row in rows:
         losses, _ = _losses_and_miners(setup, row)
@@ -93,45 +117,52 @@ def check(setup: Setup, rows: list[Any]) -> None:
             )
 
 
-def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> Any:
-    """Return the PML trainer of a row; pseudo-labels are made here, or read from `folder`."""
+def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> tuple[Any, ModelAverage | None]:
+    """Return the PML trainer of a row, and what follows its models, if anything.
+
+    Pseudo-labels are made in training, and written to `folder`.
+    """
     models = {name: model.to(setup.device) for name, model in models.items()}
     losses, miners = _losses_and_miners(setup, row)
-    settings = setup.settings(row)
+    settings, data = setup.settings(row), setup.config.data
+    average = None if settings.average is None else ModelAverage(models, settings.average)
     common: dict[str, Any] = {
         "models": models,
         "optimizers": _optimizers(setup, row, models, losses),
         "loss_funcs": {name: loss.to(setup.device) for name, loss in losses.items()},
         "mining_funcs": miners,
-        "dataset": builders.with_transform(setup.splits.labeled, setup.config.data, train=True),
+        "dataset": builders.with_transform(setup.splits.labeled, data, train=True),
+        "collate_fn": builders.build_collate(data),
         "iterations_per_epoch": min(setup.config.epoch_steps, settings.steps),
         "data_device": setup.device,
         "freeze_trunk_batchnorm": setup.config.model.freeze_batchnorm,
-        "dataloader_num_workers": setup.config.data.num_workers,
+        "dataloader_num_workers": data.num_workers,
     }
     if row in SUPERVISED:
         _warn_of_fewer_images(setup, row)
         trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
     else:
         student = setup.config.student
-        trainer = SelfTrainingTrainer(
+        kind = MOMENTUM.get(row, SelfTrainingTrainer)
+        trainer = kind(
             batch_size=student.batch_size,
-            unlabeled_batch_size=student.unlabeled_batch_size,
-            unlabeled_dataset=_pool(setup, row, models, folder),
-            loss_weights=_loss_weights(setup, losses),
-            basis_warmup=student.basis.warmup if "basis_loss" in losses else 0,
+            loss_weights=_loss_weights(setup, row, losses),
+            basis_warmup=student.basis.warmup if row in WHOLE_BASIS else 0,
+            teacher=None if average is None else average.models,
+            **_pool(setup, row, folder),
             **common,
         )
     if settings.schedule == "cosine":
         trainer.lr_schedulers = builders.build_cosine_schedulers(trainer.optimizers, settings.steps)
-    return trainer
+    return trainer, average
 
 
 def _warn_of_fewer_images(setup: Setup, row: str) -> None:
     seen, fair = setup.images_a_step(row), setup.images_a_step("slade")
-    if row == "control" and seen < fair:
+    if row != "teacher" and seen < fair:
         logger.warning(
-            "control: the labeled classes fill batches of %d images, not %d: it sees fewer images.",
+            "%s: the labeled classes fill batches of %d images, not %d: it sees fewer images.",
+            row,
             seen,
             fair,
         )
@@ -144,30 +175,73 @@ def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
     miners: dict[str, Any] = {}
     if settings.miner is not None:
         miners["tuple_miner"] = builders.build_miner(settings.miner, f"{stage}.miner")
+    if row == "memory":
+        ranking = _with_memory(setup, ranking, miners.pop("tuple_miner", None))
     if row in SUPERVISED:
         if basis is not None:
             weights = {"ranking": 1.0, "basis": student.basis_weight}
             ranking = MultipleLosses({"ranking": ranking, "basis": basis}, weights=weights)
         return {"metric_loss": ranking}, miners
     losses: Losses = {"metric_loss": ranking}
-    if student.unlabeled_loss is not None:
-        losses["unlabeled_metric_loss"] = builders.build_loss(
-            student.unlabeled_loss, "student.unlabeled_loss"
-        )
+    pool_loss = _pool_loss(setup, row, basis)
+    if pool_loss is not None:
+        losses["unlabeled_metric_loss"] = pool_loss
     if basis is not None:
         losses["basis_loss"] = basis
-        if row in WHOLE_BASIS and student.mining == "eq7":
+        if row in ("slade", "oracle") and student.mining == "eq7":
             miners["unlabeled_miner"] = ThresholdPairMiner(
                 basis, basis, distance=basis.similarity, collect_stats=True
             )
     return losses, miners
 
 
+def _with_memory(setup: Setup, ranking: torch.nn.Module, miner: Any) -> Memory:
+    config = setup.config
+    try:
+        return Memory(ranking, config.model.embedding_size, config.peers.memory_size, miner)
+    except Exception as error:
+        raise ConfigError(
+            f"rows: memory cannot go with student.loss={config.student.loss.name}: {error}"
+        ) from None
+
+
+def _pool_loss(setup: Setup, row: str, basis: FeatureBasisLoss | None) -> torch.nn.Module | None:
+    """What the pool is trained with, or None for the ranking loss of the labeled images."""
+    student, peers = setup.config.student, setup.config.peers
+    if row == "mean_teacher":
+        return MeanTeacherLoss()
+    if row == "self_supervised":
+        return TwoViewsLoss(peers.self_supervised_temperature)
+    if row == "self_taught":
+        # One view of each image: as many neighbours in the context as there are in a group.
+        return SelfTaughtLoss(peers.self_taught_neighbours, normalize_student=True)
+    if row in WHOLE_BASIS and student.basis.clusters:
+        assert basis is not None
+        return ClusterBasisLoss(basis, _most_clusters(setup, row))
+    if student.unlabeled_loss is not None:
+        return builders.build_loss(student.unlabeled_loss, "student.unlabeled_loss")
+    return None
+
+
+def _most_clusters(setup: Setup, row: str) -> int:
+    """Of the oracle, as many as the pool has classes."""
+    if row == "oracle":
+        return int(_true_labels(setup).max()) + 1
+    return _num_clusters(setup)
+
+
+def _num_clusters(setup: Setup) -> int:
+    labeled, pool = setup.splits.labeled, setup.splits.unlabeled
+    return setup.config.student.num_clusters or suggest_num_clusters(
+        len(pool), len(labeled) / labeled.num_classes
+    )
+
+
 def _basis(setup: Setup, row: str) -> FeatureBasisLoss | None:
     """The whole basis, Eq. 3 alone, or nothing, as the row has it."""
     if row not in WHOLE_BASIS and not setup.config.teacher.classifier:
         return None
-    settings = setup.config.student.basis.model_dump(exclude={"lr", "warmup"})
+    settings = setup.config.student.basis.model_dump(exclude={"lr", "warmup", "clusters"})
     if row not in WHOLE_BASIS:
         settings["regularizer"] = None  # leaves Eq. 3
     return FeatureBasisLoss(**_sizes(setup), **settings)
@@ -196,6 +270,7 @@ def _optimizers(setup: Setup, row: str, models: Models, losses: Losses) -> dict[
 def _groups(setup: Setup, part: torch.nn.Module) -> list[dict[str, Any]]:
     """Parameters of a part, a basis in it with its own learning rate."""
     bases = [m.W for m in part.modules() if isinstance(m, FeatureBasisLoss)]
+    bases += [m.V for m in part.modules() if isinstance(m, ClusterBasisLoss)]
     others = [p for p in part.parameters() if all(p is not W for W in bases)]
     groups: list[dict[str, Any]] = [
         {"params": others},
@@ -204,42 +279,75 @@ def _groups(setup: Setup, part: torch.nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _loss_weights(setup: Setup, losses: Losses) -> dict[str, float]:
-    student = setup.config.student
-    weights = {"unlabeled_metric_loss": student.unlabeled_weight}
+def _loss_weights(setup: Setup, row: str, losses: Losses) -> dict[str, float]:
+    student, peers = setup.config.student, setup.config.peers
+    own = getattr(peers, f"{row}_weight", None)
+    weights = {"unlabeled_metric_loss": student.unlabeled_weight if own is None else own}
     if "basis_loss" in losses:
         weights["basis_loss"] = student.basis_weight
     return weights
 
 
-def _pool(setup: Setup, row: str, models: Models, folder: Path) -> PseudoLabelDataset:
-    """Label the pool, or read the labels that an interrupted run has written."""
-    pool, offset = setup.splits.unlabeled, setup.splits.labeled.num_classes
-    training = builders.with_transform(pool.without_labels(), setup.config.data, train=True)
+def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
+    """Arguments of a SelfTrainingTrainer that concern the pool."""
+    config, size = setup.config, setup.config.student.unlabeled_batch_size
+    pool, offset = setup.splits.unlabeled.without_labels(), setup.splits.labeled.num_classes
+    training = builders.with_transform(pool, config.data, train=True)
+    if row in PEERS:  # each image stands for itself, and is seen twice
+        both = row == "self_supervised"
+        two_views = builders.with_transform(pool, config.data, train=True, views=2)
+        images = PseudoLabelDataset(two_views, np.arange(len(pool)), offset)
+        return {
+            "unlabeled_dataset": images,
+            "unlabeled_batch_size": size // 2 if both else size,
+            "unlabeled_collate_fn": builders.build_collate(config.data, views=2),
+            "clustering_dataset": builders.with_transform(pool, config.data, train=False),
+            **({} if row == "self_taught" else {"unlabeled_sampler": RandomSampler(images)}),
+            **({"neighbours": config.peers.self_taught_neighbours} if row == "self_taught" else {}),
+        }
+    arguments = {
+        "unlabeled_dataset": training,
+        "unlabeled_batch_size": size,
+        "unlabeled_images_per_class": config.student.images_per_class,
+        "clustering_dataset": builders.with_transform(pool, config.data, train=False),
+        "num_clusters": _num_clusters(setup),
+        "cluster_kwargs": _clustering(setup),
+        "relabel_every": config.student.relabel_every if row in ("iterated", "basis", "slade") else 0,
+        "end_of_labeling_hook": lambda trainer: _write_labels(trainer.unlabeled_dataset, folder),
+    }
     if row == "oracle":
-        return PseudoLabelDataset(training, pool.known_labels(), offset)
-    file = folder / "pseudo_labels.npy"
-    if not file.exists():
-        labeled = _cluster(setup, training, models, offset)
-        write_json_atomic(folder / "clusters.json", {"summary": str(labeled.clusters)})
-        write_array_atomic(file, labeled.pseudo_labels)
-    return PseudoLabelDataset(training, np.load(file), offset)
+        arguments["unlabeled_dataset"] = PseudoLabelDataset(training, _true_labels(setup), offset)
+    return arguments
 
 
-def _cluster(setup: Setup, training: ImageDataset, models: Models, offset: int) -> PseudoLabelDataset:
-    config, labeled = setup.config, setup.splits.labeled
-    k = config.student.num_clusters or suggest_num_clusters(len(training), len(labeled) / labeled.num_classes)
-    return PseudoLabelDataset.from_teacher(
-        training,
-        embedding_model(models),
-        k,
-        offset,
-        embed_dataset=builders.with_transform(training, config.data, train=False),
-        num_workers=config.data.num_workers,
-        progress=setup.progress,
-        seed=config.seed,
-        min_cluster_size=config.student.min_cluster_size,
-    )
+def _true_labels(setup: Setup) -> np.ndarray:
+    """The pool's, without classes that are smaller than clusters may be."""
+    labels = setup.splits.unlabeled.known_labels()
+    sizes = np.bincount(labels)
+    kept = np.flatnonzero(sizes >= setup.config.student.min_cluster_size)
+    renumber = np.full(len(sizes), LEFT_OUT)
+    renumber[kept] = np.arange(len(kept))
+    renumbered: np.ndarray = renumber[labels]
+    return renumbered
+
+
+def _clustering(setup: Setup) -> dict[str, Any]:
+    student = setup.config.student
+    neighbours = suggest_num_neighbours(len(setup.splits.unlabeled), _num_clusters(setup))
+    return {
+        "method": student.clustering,
+        "whitening": student.whitening,
+        "num_neighbours": neighbours if student.smooth else None,
+        "seed": setup.config.seed,
+        "min_cluster_size": student.min_cluster_size,
+        "progress": setup.progress,
+    }
+
+
+def _write_labels(pool: PseudoLabelDataset, folder: Path) -> None:
+    """For people: training goes on from the checkpoints alone."""
+    write_json_atomic(folder / "clusters.json", {"summary": str(pool.clusters)})
+    write_array_atomic(folder / "pseudo_labels.npy", pool.pseudo_labels)
 
 
 def embedding_model(models: Models) -> torch.nn.Module:

@@ -18,10 +18,12 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from .averages import ModelAverage
 from .checkpoints import Checkpoints
 from .compat import silent_epochs
 from .exceptions import SladeError
 from .pretraining import SwAVTrainer
+from .trainers import SelfTrainingTrainer
 
 logger = logging.getLogger("pml_slade")
 
@@ -42,7 +44,10 @@ class Stage:
         seed: reseeds everything at each epoch, so that a resumed run draws what an unbroken one draws.
         validate: measures the models after each epoch, or None to take the last epoch.
         images_per_class: of the labeled batches; None draws images at random.
+        average: follows the trainer's models; it is validated and kept in their place.
         keep_best: end with the models of the epoch that validated best, not with the last ones.
+        tolerance: prefer a later epoch that validates worse than the best by no more than this, in points
+            of MAP@R. Few validation classes make for noise, and unlabeled images help others more than these.
         progress: show a progress bar.
     """
 
@@ -53,16 +58,27 @@ class Stage:
     seed: int
     validate: Callable[[], Metrics] | None
     images_per_class: int | None = None
+    average: ModelAverage | None = None
     keep_best: bool = True
+    tolerance: float = 0.0
     progress: bool = True
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
+    @property
+    def models(self) -> dict[str, torch.nn.Module]:
+        """What is validated and kept."""
+        models: dict[str, torch.nn.Module] = (
+            self.trainer.models if self.average is None else self.average.models
+        )
+        return models
+
 
 def run_stage(stage: Stage) -> None:
-    """Train, going on after the last checkpoint; leaves the best models in the trainer, or the last ones.
+    """Train, going on after the last checkpoint; leaves the best weights in `stage.models`, or the last ones.
 
-    "Best" is the highest validation MAP@R, the earlier one where two are equal.
+    "Best" is the highest validation MAP@R, the earlier one where two are equal; with a tolerance, the last
+    epoch that is as good but for that.
 
     Raises:
         SladeError: the loss is not finite.
@@ -90,7 +106,7 @@ def run_stage(stage: Stage) -> None:
             bar.set_postfix_str(_brief(row))
     records.close()
     if stage.best is not None:
-        _load(trainer.models, stage.best["models"])
+        _load(stage.models, stage.best["models"])
 
 
 def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
@@ -107,6 +123,8 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
     totals: Metrics = {}
 
     def after_step(t: Any) -> None:
+        if stage.average is not None:
+            stage.average(t)
         values = {name: float(torch.as_tensor(value).detach()) for name, value in t.losses.items()}
         if not math.isfinite(values["total_loss"]):
             raise SladeError(
@@ -155,26 +173,30 @@ def seed_everything(seed: int, *parts: int) -> None:
 def _keep_best(stage: Stage, epoch: int, row: Metrics) -> None:
     if stage.validate is None or not stage.keep_best:
         return
-    if stage.best is None or row["MAP@R"] > stage.best["score"]:
-        models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.trainer.models.items()}
-        stage.best = {"score": row["MAP@R"], "epoch": epoch, "models": models}
+    highest = -math.inf if stage.best is None else stage.best["score"]
+    if row["MAP@R"] > highest or (stage.tolerance and row["MAP@R"] >= highest - stage.tolerance):
+        models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.models.items()}
+        stage.best = {"score": max(row["MAP@R"], highest), "epoch": epoch, "models": models}
 
 
-def _parts(trainer: Any) -> dict[str, dict[str, Any]]:
+def _parts(stage: Stage) -> dict[str, dict[str, Any]]:
     """Everything that has state; a loss that stands under two names is saved twice, which is harmless."""
+    trainer = stage.trainer
     return {
         "models": trainer.models,
         "losses": trainer.loss_funcs,
         "optimizers": trainer.optimizers,
         "lr_schedulers": trainer.lr_schedulers,
+        "average": {} if stage.average is None else {"models": stage.average},
     }
 
 
 def _state(stage: Stage) -> dict[str, Any]:
-    parts = {
-        name: {k: v.state_dict() for k, v in part.items()} for name, part in _parts(stage.trainer).items()
-    }
-    return {"parts": parts, "history": stage.history, "best": stage.best}
+    parts = {name: {k: v.state_dict() for k, v in part.items()} for name, part in _parts(stage).items()}
+    state: dict[str, Any] = {"parts": parts, "history": stage.history, "best": stage.best}
+    if isinstance(stage.trainer, SelfTrainingTrainer):
+        state["pseudo_labels"] = torch.from_numpy(stage.trainer.unlabeled_dataset.pseudo_labels)
+    return state
 
 
 def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
@@ -182,9 +204,11 @@ def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
     if found is None:
         return 0
     epoch, state = found
-    for name, part in _parts(stage.trainer).items():
+    for name, part in _parts(stage).items():
         _load(part, state["parts"][name])
     stage.history, stage.best = state["history"], state["best"]
+    if isinstance(stage.trainer, SelfTrainingTrainer):
+        stage.trainer.restore_pool(state["pseudo_labels"])
     logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
     return epoch
 

@@ -16,6 +16,37 @@ PER_CLASS = 8
 FILES = (("png", "L"), ("jpg", "RGB"), ("png", "RGBA"), ("gif", "P"), ("bmp", "RGB"), ("webp", "RGB"))
 SIZES = ((16, 16), (24, 24), (20, 17), (18, 24))
 
+PAPER = (
+    "tolerance=0",
+    "data.augmentation=mild",
+    "teacher.average=null",
+    "student.average=null",
+    "student.clustering=kmeans",
+    "student.whitening=0",
+    "student.smooth=false",
+    "student.relabel_every=0",
+    "student.unlabeled_weight=1",
+    "student.basis.clusters=false",
+    "student.basis.regularizer=sd",
+)
+"""The method of the paper but for its mining, which is an option of its own."""
+
+BEST = (
+    "tolerance=1",
+    "data.augmentation=strong",
+    "teacher.average=0.9",
+    "student.average=0.9",
+    "student.clustering=ward",
+    "student.whitening=0.5",
+    "student.smooth=true",
+    "student.relabel_every=1",
+    "student.unlabeled_weight=2",
+    "student.basis.clusters=true",
+    "student.basis.regularizer=null",
+    "student.basis.warmup=0",
+)
+"""The defaults, with an average that moves within few steps."""
+
 SMALL = (
     "device=cpu",
     "epoch_steps=4",
@@ -34,6 +65,7 @@ SMALL = (
     "student.unlabeled_batch_size=8",
     "student.min_cluster_size=1",
     "student.basis.warmup=2",
+    *PAPER,
 )
 
 

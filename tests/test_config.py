@@ -25,7 +25,7 @@ def refusal(*overrides, source=None):
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_loads(name):
-    config = load_config(name, FOLDERS if name == "s2" else [])  # a recipe, for any data
+    config = load_config(name, FOLDERS if name in ("s2", "best", "paper") else [])  # recipes, for any data
     assert config.data.kind == name if name in ("glyphs", "omniglot") else "images"
     assert config.rows[0] == "teacher"
 
@@ -84,7 +84,7 @@ def test_folders_are_all_that_has_to_be_given():
     assert config.rows == ["teacher", "slade"]
     assert config.teacher.loss.name == "ContrastiveLoss"
     assert config.teacher.loss.arguments == {"pos_margin": 0.0, "neg_margin": 0.5}
-    assert config.student.unlabeled_weight == 1.0
+    assert config.student.unlabeled_weight == 2.0
     assert (config.student.mining, config.student.iterations, config.student.num_clusters) == (
         "none",
         1,
@@ -238,21 +238,16 @@ def test_steps_must_be_a_multiple_of_epoch_steps_where_they_are_more(stage):
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 def test_a_batch_must_be_a_multiple_of_the_images_per_class(stage):
-    message = refusal(f"{stage}.batch_size=10")
-    assert message == f"{stage}.batch_size=10 must be a multiple of {stage}.images_per_class=4"
+    message = refusal(f"{stage}.batch_size=9")
+    assert message == f"{stage}.batch_size=9 must be a multiple of {stage}.images_per_class=2"
 
 
 def test_a_joint_batch_that_the_control_cannot_fill_by_class_is_refused():
-    own("student.unlabeled_batch_size=30")
-    message = refusal("student.unlabeled_batch_size=30", "rows=[control]")
-    assert "student.unlabeled_batch_size=30" in message
-    assert "student.images_per_class=4" in message
-
-
-def test_a_warmup_that_leaves_a_plain_student_no_step_is_refused_where_it_has_a_classifier():
-    assert "student.basis.warmup=50" in refusal(
-        "student.steps=50", "student.basis.warmup=50", "rows=[pseudo]"
-    )
+    own("student.unlabeled_batch_size=31")
+    for row in ("control", "memory"):
+        message = refusal("student.unlabeled_batch_size=31", f"rows=[{row}]")
+        assert "student.unlabeled_batch_size=31" in message
+        assert "student.images_per_class=2" in message
 
 
 @pytest.mark.parametrize("warmup", [50, 60])
@@ -260,15 +255,15 @@ def test_a_warmup_that_leaves_no_step_is_refused(warmup):
     message = refusal("student.steps=50", f"student.basis.warmup={warmup}")
     assert f"student.basis.warmup={warmup}" in message
     assert "student.steps=50" in message
-    plain = "teacher.classifier=false"
-    own("student.steps=50", f"student.basis.warmup={warmup}", "rows=[pseudo]", plain)
-    own("student.steps=50", f"student.basis.warmup={warmup}", "rows=[control]")
+    for row in ("pseudo", "control"):
+        own("student.steps=50", f"student.basis.warmup={warmup}", f"rows=[{row}]")
     own("student.steps=50", "student.basis.warmup=49")
 
 
 def test_mining_by_eq7_needs_the_statistics_of_a_regularizer():
-    own("student.mining=eq7")
-    message = refusal("student.mining=eq7", "student.basis.regularizer=null")
+    pairs = ("student.mining=eq7", "student.basis.clusters=false")
+    own(*pairs, "student.basis.regularizer=sd")
+    message = refusal(*pairs, "student.basis.regularizer=null")
     assert "student.mining=eq7" in message
     assert "student.basis.regularizer must not be null" in message
 
@@ -334,3 +329,28 @@ def test_what_is_no_override_is_refused_with_an_example(text):
 def test_an_override_that_is_not_yaml_is_named():
     with pytest.raises(ConfigError, match=r"rows=\[a: not valid YAML"):
         load_config("glyphs", ["rows=[a"])
+
+
+def test_best_is_what_a_run_has_by_default():
+    """Written out, so that it can be read and named; the defaults are what they are because of it."""
+    best, default = load_config("best", FOLDERS), own()
+    assert best == default
+
+
+def test_paper_is_the_recipe_of_the_paper():
+    config = load_config("paper", FOLDERS)
+    assert config.rows == ["teacher", "control", "pseudo", "basis", "slade"]
+    assert (config.student.clustering, config.student.smooth, config.student.relabel_every) == (
+        "kmeans",
+        False,
+        0,
+    )
+    assert (config.student.mining, config.student.basis_weight, config.student.unlabeled_weight) == (
+        "eq7",
+        0.25,
+        1,
+    )
+    assert (config.student.basis.regularizer, config.student.basis.clusters) == ("sd", False)
+    assert (config.teacher.average, config.student.average, config.tolerance) == (None, None, 0)
+    assert (config.teacher.images_per_class, config.student.images_per_class) == (4, 4)
+    assert not config.teacher.classifier

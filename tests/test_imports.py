@@ -22,6 +22,8 @@ ONLY = {
     "losses": {"functional", "distances"},
     "miners": {"functional", "distances"},
     "trainers": {"functional", "distances", "losses", "miners", "datasets", "clustering"},
+    "averages": set(),
+    "peers": {"functional", "datasets", "clustering", "trainers"},
     "exceptions": set(),
     "compat": set(),
     "evaluation": {"clustering"},

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from images import drawings, png, small_config, splits, write_images
+from images import BEST, PAPER, drawings, png, small_config, splits, write_images
 from pytorch_metric_learning import trainers
-from pytorch_metric_learning.losses import MultipleLosses, MultiSimilarityLoss, ProxyAnchorLoss
+from pytorch_metric_learning.losses import (
+    CrossBatchMemory,
+    MultipleLosses,
+    MultiSimilarityLoss,
+    ProxyAnchorLoss,
+)
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 from safetensors.torch import load_file
 
@@ -20,13 +25,18 @@ from pml_slade.clustering import cluster, embed
 from pml_slade.config import ROWS, BasisConfig, Config, Section
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
+from pml_slade.losses import ClusterBasisLoss
 from pml_slade.models import load_model
+from pml_slade.peers import MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.pipeline import Pipeline
 
-STUDENTS = [row for row in ROWS if row != "teacher"]
-ALL = f"rows=[{', '.join(ROWS)}]"
+PAPER_ROWS = ["teacher", "control", "pseudo", "slade", "oracle"]
+STUDENTS = [row for row in ROWS if row not in ("teacher", "basis")]
+ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
+PEERS = [row for row in STUDENTS if row not in PAPER_ROWS]
+AVERAGED = "student.average=0.9"  # mean teachers need it
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
-VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES = 24, 32, 64
+VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES, POOL_CLASSES = 24, 32, 64, 8
 
 
 class Run:
@@ -94,12 +104,12 @@ def parameters(models):
 
 
 def test_all_rows_take_the_same_steps_and_see_the_same_images(run):
-    results = run(ALL)
-    assert list(results) == list(ROWS)
+    results = run(ALL, AVERAGED)
+    assert list(results) == ["teacher", *STUDENTS]
     assert {results[row].steps for row in STUDENTS} == {8}
     assert {results[row].images for row in STUDENTS} == {8 * 16}
     assert (results["teacher"].steps, results["teacher"].images) == (8, 8 * 8)
-    assert {r.title for r in results.values()} == set(ROWS.values())
+    assert {r.title for r in results.values()} == {ROWS[row] for row in results}
     for result in results.values():
         assert set(result.test) == set(result.validation) == {"MAP@R", "RP", "P@1"}
 
@@ -115,29 +125,35 @@ def test_the_control_takes_the_sum_of_both_batches_of_labeled_images(run):
 
 def test_a_control_that_labeled_classes_cannot_fill_says_so_and_counts_what_it_saw(run, caplog):
     with caplog.at_level(logging.WARNING, logger="pml_slade"):
-        results = run("rows=[control, slade]", "student.unlabeled_batch_size=16")
+        results = run("rows=[control, slade]", "student.unlabeled_batch_size=40")
     assert run.trainers[1].batch_size == 20
-    assert (results["control"].images, results["slade"].images) == (8 * 20, 8 * 24)
+    assert (results["control"].images, results["slade"].images) == (8 * 20, 8 * 48)
     assert "20" in caplog.text
     assert "fewer images" in caplog.text
 
 
+def test_a_control_of_few_classes_takes_more_images_of_each(run):
+    results = run("rows=[control, slade]", "student.unlabeled_batch_size=16")
+    assert (results["control"].images, results["slade"].images) == (8 * 24, 8 * 24)
+    assert (run.trainers[1].sampler.m_per_class, run.trainers[2].sampler.m_per_class) == (3, 2)
+
+
 @pytest.mark.parametrize("row", STUDENTS)
 def test_every_row_starts_from_the_teacher(run, row):
-    run(f"rows=[{row}]", "student.lr=1e-12")
+    run(f"rows=[{row}]", AVERAGED, "student.lr=1e-12")
     started, teacher = parameters(run.model(row)), parameters(run.model("teacher"))
     assert torch.allclose(started, teacher, rtol=0, atol=1e-7)
-    run(f"rows=[{row}]", "student.lr=1e-2", folder="trained")
+    run(f"rows=[{row}]", AVERAGED, "student.lr=1e-2", folder="trained")
     assert not torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-4)
 
 
 def test_rows_do_not_depend_on_which_others_are_trained(run):
-    run(ALL)
-    together = {row: run.weights(row) for row in ROWS}
+    run(ALL, AVERAGED)
+    together = {row: run.weights(row) for row in ["teacher", *STUDENTS]}
     for row in ("pseudo", "slade"):
-        run(f"rows=[{row}]", folder=row)
+        run(f"rows=[{row}]", AVERAGED, folder=row)
         assert run.weights(row) == together[row]
-    assert len(set(together.values())) == len(ROWS)
+    assert len({w for row, w in together.items() if row != "iterated"}) == len(together) - 1
 
 
 def test_the_seed_decides_everything(run):
@@ -239,9 +255,9 @@ def test_without_validation_and_test_the_last_epoch_is_taken_and_nothing_measure
 
 
 def test_test_classes_are_measured_once_per_row_when_its_training_is_over(run):
-    run(ALL)
+    run(ALL, AVERAGED)
     epochs = ["train", "validation"] * 2
-    assert run.events == [*epochs, "validation", "test"] * len(ROWS)
+    assert run.events == [*epochs, "validation", "test"] * (1 + len(STUDENTS))
 
 
 def test_test_images_have_no_say_in_what_is_trained(run):
@@ -252,11 +268,13 @@ def test_test_images_have_no_say_in_what_is_trained(run):
     assert run.weights("slade") == trained
 
 
-def test_true_pool_labels_reach_the_oracle_alone(run):
-    run(ALL)
-    known = {row: run.weights(row) for row in ROWS}
-    with_pool = {r: t for r, t in zip(ROWS, run.trainers) if isinstance(t, SelfTrainingTrainer)}
-    assert set(with_pool) >= {"pseudo", "slade", "oracle"}
+@pytest.mark.parametrize("method", [PAPER, BEST], ids=["paper", "best"])
+def test_true_pool_labels_reach_the_oracle_alone(run, method):
+    rows = ["teacher", *STUDENTS]
+    run(ALL, *method, AVERAGED)
+    known = {row: run.weights(row) for row in rows}
+    with_pool = {r: t for r, t in zip(rows, run.trainers) if isinstance(t, SelfTrainingTrainer)}
+    assert set(with_pool) == {"pseudo", "iterated", "slade", "oracle", *PEERS} - {"memory"}
     for row, trainer in with_pool.items():
         pool = trainer.unlabeled_dataset
         assert isinstance(pool, PseudoLabelDataset)
@@ -268,8 +286,19 @@ def test_true_pool_labels_reach_the_oracle_alone(run):
     shuffled = run.data.unlabeled.without_labels()
     shuffled.labels = np.random.default_rng(0).permutation(run.data.unlabeled.labels)
     run.data = replace(run.data, unlabeled=shuffled)
-    run(ALL, folder="shuffled")
-    assert {row for row in ROWS if run.weights(row) != known[row]} == {"oracle"}
+    run(ALL, *method, AVERAGED, folder="shuffled")
+    assert {row for row in rows if run.weights(row) != known[row]} == {"oracle"}
+
+
+def test_of_the_oracle_images_that_are_alone_are_left_out(run):
+    pool = run.data.unlabeled.without_labels()
+    pool.labels = run.data.unlabeled.labels.copy()
+    pool.labels[:3] = [100, 101, 102]
+    run.data = replace(run.data, unlabeled=pool)
+    run("rows=[oracle]", *BEST, "student.min_cluster_size=2")
+    dataset = run.trainers[1].unlabeled_dataset
+    assert dataset.num_left_out == 3
+    assert set(dataset.labels) == set(range(10, 18))
 
 
 def test_mining_by_eq7_mines_pairs_and_records_how_many(run):
@@ -337,8 +366,8 @@ def bases(trainer):
 
 @pytest.mark.parametrize("classifier", [True, False])
 def test_the_classifier_is_in_all_rows_or_in_none_but_those_with_a_basis(run, classifier):
-    run(ALL, f"teacher.classifier={str(classifier).lower()}")
-    for row, trainer in zip(ROWS, run.trainers):
+    run(ALL, AVERAGED, f"teacher.classifier={str(classifier).lower()}")
+    for row, trainer in zip(["teacher", *STUDENTS], run.trainers):
         found = [basis.regularizer for basis in bases(trainer)]
         assert found == (["sd"] if row in ("slade", "oracle") else [None] if classifier else [])
 
@@ -581,7 +610,8 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
         return Section.model_dump(section, exclude=exclude, **kwargs)
 
     swav = ("pretraining.steps=4", "pretraining.batch_size=8", "pretraining.num_local=0")
-    mine = small_config(folders, tmp_path / "run", "rows=[control, slade]", "student.mining=eq7", *swav)
+    rows = f"rows=[{', '.join(set(STUDENTS) - {'oracle'})}]"
+    mine = small_config(folders, tmp_path / "run", rows, AVERAGED, "student.mining=eq7", *swav)
     omniglot = small_config({}, tmp_path / "run", "data.kind=omniglot", "data.root=nowhere")
     named = small_config({**folders, "labeled": "CUB200"}, tmp_path / "run")
     monkeypatch.setattr(Section, "__getattribute__", spy)
@@ -621,3 +651,97 @@ def test_the_config_in_the_folder_runs_again_as_it_is(run):
     config = Config.model_validate(written)
     assert [r.row for r in Pipeline(config, progress=False).run()] == ["teacher", "slade"]
     assert run.events == []
+
+
+def test_an_oracle_of_too_few_images_is_refused_before_training(run):
+    pool = run.data.unlabeled.without_labels()
+    pool.labels = np.arange(POOL_IMAGES)
+    pool.labels[:6] = 0
+    run.data = replace(run.data, unlabeled=pool)
+    with pytest.raises(DataError, match=r"oracle has 6 images .*unlabeled_batch_size=8"):
+        run("rows=[oracle]", *BEST, "student.min_cluster_size=2")
+    assert run.trainers == []
+
+
+def test_basis_is_slade_without_its_mining(run):
+    run("rows=[basis, slade]", "student.mining=eq7")
+    _, basis, slade = run.trainers
+    assert basis.loss_funcs["basis_loss"].regularizer == slade.loss_funcs["basis_loss"].regularizer == "sd"
+    assert ("unlabeled_miner" in basis.mining_funcs, "unlabeled_miner" in slade.mining_funcs) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("rows=[basis, slade]",), "basis is slade without its mining"),
+        (("rows=[mean_teacher]",), r"rows: mean_teacher .*student\.average"),
+        (("rows=[self_taught]",), r"rows: self_taught .*student\.average"),
+        (
+            ("student.mining=eq7", "student.basis.clusters=true"),
+            r"mining=eq7 .*basis\.clusters must be false",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(run, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run(*settings)
+
+
+def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run):
+    run("rows=[slade]", *BEST, "student.lr=0.01")
+    trainer = run.trainers[1]
+    averaged = torch.nn.ModuleDict(trainer.teacher)
+    assert not torch.allclose(parameters(averaged), parameters(torch.nn.ModuleDict(trainer.models)))
+    run("rows=[slade]", *BEST, "student.lr=0.01", "data.validation_fraction=0", folder="last")
+
+
+@pytest.mark.parametrize(("row", "times"), [("pseudo", 1), ("iterated", 2), ("slade", 2)])
+def test_rows_label_the_pool_on_their_schedule(run, row, times, caplog):
+    with caplog.at_level(logging.INFO, logger="pml_slade"):
+        run(f"rows=[{row}]", *BEST)
+    assert caplog.text.count("PseudoLabelDataset(") == times
+    written = np.load(run.folder / row / "pseudo_labels.npy")
+    assert (run.trainers[1].unlabeled_dataset.pseudo_labels == written).all()
+
+
+def test_the_best_method_has_a_vector_for_each_cluster(run):
+    run("rows=[pseudo, slade, oracle]", *BEST, "student.num_clusters=6")
+    _, pseudo, slade, oracle = run.trainers
+    loss = slade.loss_funcs["unlabeled_metric_loss"]
+    assert isinstance(loss, ClusterBasisLoss)
+    assert loss.basis is slade.loss_funcs["basis_loss"]
+    assert (len(loss.V), len(oracle.loss_funcs["unlabeled_metric_loss"].V)) == (6, POOL_CLASSES)
+    assert slade.optimizers["unlabeled_metric_loss_optimizer"].param_groups[0]["lr"] == 1e-3
+    assert pseudo.loss_funcs["unlabeled_metric_loss"] is pseudo.loss_funcs["metric_loss"]
+
+
+def test_a_memory_holds_more_than_a_batch(run):
+    run("rows=[memory]", "peers.memory_size=40")
+    memory = run.trainers[1].loss_funcs["metric_loss"].losses["ranking"]
+    assert isinstance(memory, CrossBatchMemory)
+    assert memory.memory_size == 40
+    assert run.trainers[1].batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("row", "loss"), [("mean_teacher", MeanTeacherLoss), ("self_taught", SelfTaughtLoss)]
+)
+def test_momentum_teachers_see_another_view_of_the_same_images(run, row, loss):
+    run(f"rows=[{row}]", *BEST, f"peers.{row}_weight=0.5")
+    trainer = run.trainers[1]
+    assert isinstance(trainer.loss_funcs["unlabeled_metric_loss"], loss)
+    assert trainer.loss_weights["unlabeled_metric_loss"] == 0.5
+    trainer.initialize_dataloader()
+    _, (views, labels) = trainer.get_batch()
+    assert len(views) == len(labels) == 8
+    assert not torch.allclose(views, trainer._second_views)
+    assert trainer.teacher["trunk"].training is False
+
+
+def test_self_supervision_has_two_views_of_half_as_many_images(run):
+    run("rows=[self_supervised]", *BEST)
+    trainer = run.trainers[1]
+    trainer.initialize_dataloader()
+    _, (views, labels) = trainer.get_batch()
+    assert (len(views), len(set(labels.tolist()))) == (8, 4)
+    assert torch.equal(labels[:4], labels[4:])

@@ -53,7 +53,7 @@ def test_one_command_from_a_swav_file_to_a_table(data, swav, tmp_path):
     """S2 of the paper: ResNet-50/512, SwAV fine-tuned, CUB-200-2011 labeled, NABirds the pool."""
     pytest.importorskip("lightly")
     run = tmp_path / "run"
-    command = ["train", "-q", "-c", "s2", "-c", "cub200", "-o", str(run), *TINY]
+    command = ["train", "-q", "-c", "cub200", "-c", "s2", "-c", "paper", "-o", str(run), *TINY]
     result = CliRunner().invoke(cli.app, [*command, f"data.root={data}", f"model.weights={swav}"])
     assert result.exit_code == 0, result.output
     table = (run / "results.md").read_text()

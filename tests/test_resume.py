@@ -9,13 +9,14 @@ import time
 
 import numpy as np
 import pytest
-from images import small_config, write_images
+from images import BEST, small_config, write_images
 
 SEED = 0
 KILLS = 10
-ROWS = ("teacher", "control", "pseudo", "slade")
+ROWS = ("teacher", "control", "memory", "self_taught", "pseudo", "slade")
 SETTINGS = (
     f"rows=[{', '.join(ROWS)}]",
+    "student.average=0.9",
     "student.schedule=cosine",
     "student.iterations=2",
     "student.mining=eq7",
@@ -24,9 +25,9 @@ SETTINGS = (
     "student.steps=6",
 )
 SHORT = (
+    *BEST,
     "rows=[teacher, slade]",
     "epoch_steps=2",
-    "student.basis.warmup=1",
     "teacher.steps=4",
     "student.steps=4",
 )
@@ -148,8 +149,8 @@ def short(context, folders, tmp_path_factory):
     return outcome(folder)
 
 
-# config, environment; per row 2 checkpoints, model, result, results; clusters, labels; the last model
-WRITES = 2 + 2 * 5 + 2 + 1
+# config, environment; per row 2 checkpoints, model, result, results; twice clusters, labels; the last model
+WRITES = 2 + 2 * 5 + 2 * 2 + 1
 
 
 def test_the_number_of_writes_is_known(context, folders, tmp_path):

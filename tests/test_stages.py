@@ -101,6 +101,24 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path):
     assert not torch.equal(after[1], after[3])
 
 
+@pytest.mark.parametrize(
+    ("scores", "epoch"),
+    [
+        ([10.0, 30.0, 29.5, 29.0], 4),
+        ([10.0, 30.0, 28.9, 5.0], 2),
+        ([30.0, 29.5, 28.5, 29.0], 4),  # compared with the best, not with the one kept
+        ([30.0, 29.5, 28.5, 28.0], 2),
+        ([10.0, 20.0, 30.0, 40.0], 4),
+    ],
+)
+def test_with_a_tolerance_the_last_good_epoch_is_kept(tmp_path, scores, epoch):
+    made = stage(tmp_path / "run", scores=scores)
+    made.tolerance = 1.0
+    run_stage(made)
+    assert made.best["epoch"] == epoch
+    assert torch.equal(weights(made), weights_per_epoch(tmp_path)[epoch - 1])
+
+
 def test_the_earlier_of_two_equal_epochs_is_kept(tmp_path):
     made = run(tmp_path / "run", scores=[10.0, 30.0, 30.0, 30.0])
     assert made.best["epoch"] == 2

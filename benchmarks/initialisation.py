@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from compare import RESULTS, by_seed, machine, put_section, test
+from writing import RESULTS, by_seed, in_parallel, machine, put_section, test
 
 from pml_slade.config import Config, load_config
 from pml_slade.pipeline import Pipeline, Result
@@ -51,23 +47,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file the table is written to")
     args = parser.parse_args()
-    in_parallel(args, partial(pretrain, args), args.seeds)
+    in_parallel(args.jobs, partial(pretrain, args), args.seeds)
     tried: list[Task] = [(start, args.seeds[0], lr) for start in STARTS for lr in args.lrs]
-    teachers = in_parallel(args, partial(train, args, ["teacher"]), tried)
+    teachers = in_parallel(args.jobs, partial(train, args, ["teacher"]), tried)
     tuning = dict(zip(tried, map(validation, teachers)))
     chosen = {start: max((t for t in tried if t[0] == start), key=tuning.__getitem__)[2] for start in STARTS}
     tasks = [(start, seed, chosen[start]) for start in STARTS for seed in args.seeds]
-    results = dict(zip(tasks, in_parallel(args, partial(train, args, list(ROWS)), tasks)))
+    results = dict(zip(tasks, in_parallel(args.jobs, partial(train, args, list(ROWS)), tasks)))
     runs = {start: [results[task] for task in tasks if task[0] == start] for start in STARTS}
     text = section(args, tuning, chosen, runs)
     print(text)
     put_section(args.results, f"initialisation {args.preset}", text)
-
-
-def in_parallel(args: argparse.Namespace, job: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
-    """Do a job for each task, some at once, each in one thread."""
-    with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(job, tasks))
 
 
 def swav_config(args: argparse.Namespace, seed: int) -> Config:

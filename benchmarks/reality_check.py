@@ -27,7 +27,7 @@ from statistics import mean
 import faiss
 import pandas as pd
 import torch
-from compare import RESULTS, machine, put_section
+from writing import RESULTS, machine, put_section
 
 from pml_slade.benchmarker import check_same_settings, rows, run
 from pml_slade.exceptions import SladeError

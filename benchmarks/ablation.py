@@ -1,0 +1,153 @@
+"""What each part of the presets is worth, on classes that no test looks at; writes docs/findings.md.
+
+    python benchmarks/ablation.py FOLDER
+
+FOLDER holds Omniglot in its official layout. Five of its background alphabets are labeled, ten are the
+classes on which is measured, and the rest is the pool. What was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+from bench_data import clutter, development
+from tuning import FINDINGS
+from writing import in_parallel, machine, put_section, test
+
+from pml_slade.config import load_config
+from pml_slade.pipeline import Pipeline
+from pml_slade.reports.tables import cell, interval, markdown
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset's row, with something changed.
+
+    Attributes:
+        title: what is changed, for people.
+        preset: of the method.
+        settings: that differ from it.
+        row: that is trained, beside the teacher.
+        useless: share of the pool that is replaced by images of no use.
+    """
+
+    title: str
+    preset: str = "best"
+    settings: tuple[str, ...] = ()
+    row: str = "slade"
+    useless: float = 0.0
+
+
+BOTH = ("teacher", "student")
+NO_CLUSTERS = ("student.basis.clusters=false", "student.basis.regularizer=sd", "student.basis.warmup=100")
+VARIANTS = {
+    "best": [
+        Variant("the whole preset"),
+        Variant("control", row="control"),
+        Variant("oracle", row="oracle"),
+        Variant("labeled once", settings=("student.relabel_every=0",)),
+        Variant("k-means", settings=("student.clustering=kmeans",)),
+        Variant("no smoothing", settings=("student.smooth=false",)),
+        Variant("no whitening", settings=("student.whitening=0",)),
+        Variant(
+            "k-means of embeddings as they are",
+            settings=("student.clustering=kmeans", "student.smooth=false", "student.whitening=0"),
+        ),
+        Variant("basis of classes alone, SD, contrastive loss on the pool", settings=NO_CLUSTERS),
+        Variant("SD beside vectors of clusters", settings=("student.basis.regularizer=sd",)),
+        Variant("mild augmentation", settings=("data.augmentation=mild",)),
+        Variant("no average", settings=tuple(f"{stage}.average=null" for stage in BOTH)),
+        Variant("4 images of a class", settings=tuple(f"{stage}.images_per_class=4" for stage in BOTH)),
+        Variant("best epoch in place of the last good one", settings=("tolerance=0",)),
+        Variant("320 clusters", settings=("student.num_clusters=320",)),
+        Variant("720 clusters", settings=("student.num_clusters=720",)),
+    ],
+    "paper": [
+        Variant("the whole preset, Eq. 7 to the letter", "paper"),
+        Variant("control", "paper", row="control"),
+        Variant("plain pseudo-labels", "paper", row="pseudo"),
+        Variant("no mining", "paper", row="basis"),
+        Variant("oracle, no mining", "paper", ("student.mining=none",), "oracle"),
+        Variant("no mining, lambda2 = 1", "paper", ("student.basis_weight=1",), "basis"),
+        Variant(
+            "no mining, Eq. 6 to the letter", "paper", ("student.basis.straight_through=false",), "basis"
+        ),
+        Variant("no mining, Eq. 3 alone", "paper", ("student.basis.regularizer=null", "student.mining=none")),
+        Variant("no mining, Local-CE", "paper", ("student.basis.regularizer=local_ce",), "basis"),
+        Variant("no mining, Global-CE", "paper", ("student.basis.regularizer=global_ce",), "basis"),
+        Variant("no mining, Eq. 3 of W f as it comes", "paper", ("student.basis.logit_scale=null",), "basis"),
+    ],
+    "useless": [
+        Variant("the whole preset", useless=0.8),
+        Variant("control", row="control", useless=0.8),
+        Variant("oracle", row="oracle", useless=0.8),
+        Variant("plain pseudo-labels", row="pseudo", useless=0.8),
+    ],
+}
+TITLES = {
+    "best": "What each part of the preset `best` is worth",
+    "paper": "What each part of the preset `paper` is worth",
+    "useless": "A pool of which 80 % are useless",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser.add_argument("--of", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=FINDINGS, help="file the tables are written to")
+    args = parser.parse_args()
+    tasks = [(name, i, seed) for name in args.of for i in range(len(VARIANTS[name])) for seed in args.seeds]
+    scores = dict(zip(tasks, in_parallel(args.jobs, partial(run, args), tasks)))
+    for name in args.of:
+        found = [[scores[name, i, seed] for seed in args.seeds] for i in range(len(VARIANTS[name]))]
+        text = section(name, found)
+        print(text)
+        put_section(args.results, f"ablation {name}", text, "# Findings\n")
+
+
+def run(args: argparse.Namespace, task: tuple[str, int, int]) -> float:
+    """Train a variant; its MAP@R on the development classes."""
+    name, index, seed = task
+    variant = VARIANTS[name][index]
+    output = args.runs / name / str(seed) / "-".join([variant.row, *variant.settings])
+    fixed = [f"rows=[{variant.row}]", f"seed={seed}", f"output={output}", "device=cpu"]
+    settings = [*variant.settings, *args.overrides, *fixed, "data.check_duplicates=false"]
+    splits = development(args.omniglot, seed)
+    if variant.useless:
+        splits = clutter(splits, variant.useless, seed)
+    results = Pipeline(load_config(["omniglot", variant.preset], settings), False, splits).run()
+    score = test(next(result for result in results if result.row == variant.row))["MAP@R"]
+    print(f"{variant.preset}, {variant.title}, seed {seed}: {score:.1f}", flush=True)
+    return score
+
+
+def section(name: str, found: list[list[float]]) -> str:
+    """A line per variant, compared with the first by seed."""
+    lines = []
+    for variant, scores in zip(VARIANTS[name], found):
+        over = [score - whole for score, whole in zip(scores, found[0])]
+        half = interval(over)
+        difference = f"{mean(over):+.1f}" + ("" if half is None else f" ± {half:.1f}")
+        shown = " ".join(f"`{setting}`" for setting in variant.settings)
+        lines.append([variant.title, shown, cell(scores), "" if scores is found[0] else difference])
+    about = (
+        f"`python benchmarks/ablation.py FOLDER --of {name}`: MAP@R on ten alphabets of Omniglot's "
+        f"background set, five others labeled, the rest the pool; mean of {len(found[0])} seeds and half its "
+        "95 % interval, and the difference to the first line by seed. Each line has its own teacher."
+    )
+    table = markdown(["variant", "settings", "MAP@R", "to the first line"], lines)
+    return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device="cpu")])
+
+
+if __name__ == "__main__":
+    main()

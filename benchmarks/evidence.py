@@ -1,0 +1,198 @@
+"""Does the pool help, how much of what it could, and who does it best? Writes docs/results.md.
+
+    python benchmarks/evidence.py FOLDER
+
+FOLDER holds Omniglot in its official layout, images_background and images_evaluation. Each data set is run
+with the preset "paper" and with "best", which the peers share; what was stopped goes on with the same
+command, and finished rows are not run again. --tasks and --seeds take a part, and the table is of what is
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench_data import clutter
+from writing import README, RESULTS, in_parallel, machine, put_section, test
+
+from pml_slade.builders import build_splits
+from pml_slade.config import ROWS, Config, load_config
+from pml_slade.pipeline import Pipeline, Result
+from pml_slade.reports.tables import cell, interval, markdown
+
+PAPER = ("teacher", "control", "pseudo", "basis", "slade", "oracle")
+PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated")
+BEST = ("teacher", "control", *PEERS, "slade", "oracle")
+USELESS = 0.8
+ABOUT = """\
+Test classes, %; mean over seeds and half its 95 % interval (Student's t). In each block, rows but the
+teacher start from its teacher, take as many steps and learn from as many images in them. Which epoch is
+kept is decided on validation classes, held out of the labeled ones, by the rule of the preset; the test
+classes are looked at once. "Over the control" and the share of the oracle's gain are by seed. The settings
+are the presets', the same for all data sets; they were chosen on Omniglot's background alphabets
+(docs/findings.md), which are labeled or in the pool here. Omniglot has 20 drawings of each character, so
+that as many images a cluster as a labeled class has is the true number of classes."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set of the bench.
+
+    Attributes:
+        title: for people.
+        preset: of the data.
+        settings: that go with it.
+        useless: share of the pool that is replaced by images of no use.
+    """
+
+    title: str
+    preset: str
+    settings: tuple[str, ...] = ()
+    useless: float = 0.0
+
+
+TASKS = {
+    "omniglot-5": Task("Omniglot, 5 labeled alphabets", "omniglot"),
+    "omniglot-2": Task("Omniglot, 2 labeled alphabets", "omniglot", ("data.labeled_alphabets=2",)),
+    "omniglot-10": Task("Omniglot, 10 labeled alphabets", "omniglot", ("data.labeled_alphabets=10",)),
+    "glyphs": Task("Glyphs", "glyphs", ("teacher.steps=1500", "student.steps=1500")),
+    "useless": Task("Omniglot, 5 labeled alphabets, 80 % of the pool useless", "omniglot", useless=USELESS),
+}
+Run = tuple[str, str, int]
+"""Task, preset of the method, seed."""
+Results = dict[str, list[dict[str, Result]]]
+"""By preset of the method: a dictionary per seed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--presets", nargs="+", choices=["paper", "best"], default=["best", "paper"])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="of those that the preset has here")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file the tables are written to")
+    args = parser.parse_args()
+    runs: list[Run] = [(t, p, seed) for t in args.tasks for p in args.presets for seed in args.seeds]
+    in_parallel(args.jobs, partial(train, args), runs)
+    for name in TASKS:
+        found = finished(args.runs, name)
+        if found:
+            text = section(name, found)
+            print(text, flush=True)
+            put_section(args.results, f"evidence {name}", text)
+            if "best" in found and args.results == RESULTS and f"<!-- begin {name} -->" in README.read_text():
+                put_section(README, name, table(found["best"], BEST))
+
+
+def train(args: argparse.Namespace, run: Run) -> None:
+    """Train the rows of a run that are not trained yet."""
+    name, method, seed = run
+    config = settings(args, run)
+    splits = build_splits(config)
+    if TASKS[name].useless:
+        splits = clutter(splits, TASKS[name].useless, seed)
+    Pipeline(config, progress=False, splits=splits).run()
+    print(f"done: {name}, {method}, seed {seed}", flush=True)
+
+
+def settings(args: argparse.Namespace, run: Run) -> Config:
+    """Settings of a run."""
+    name, method, seed = run
+    task = TASKS[name]
+    rows = [row for row in (PAPER if method == "paper" else BEST) if args.rows is None or row in args.rows]
+    data = [f"data.root={args.omniglot}"] if task.preset == "omniglot" else []
+    fixed = [f"rows={json.dumps(rows)}", f"seed={seed}", f"output={folder(args.runs, run)}", "device=cpu"]
+    look = "data.check_duplicates=false"  # once is enough, and `pml-slade train` does it
+    return load_config([task.preset, method], [*task.settings, *args.overrides, *fixed, *data, look])
+
+
+def folder(runs: Path, run: Run) -> Path:
+    """Where a run lies."""
+    name, method, seed = run
+    return runs / name / method / str(seed)
+
+
+def finished(runs: Path, name: str) -> Results:
+    """What there is of a data set: per preset and seed, the rows that all seeds have."""
+    found: Results = {}
+    for method in ("paper", "best"):
+        seeds = [
+            {f.parent.name: Result(**json.loads(f.read_text())) for f in sorted(seed.glob("*/result.json"))}
+            for seed in sorted((runs / name / method).glob("*"))
+            if any(seed.glob("*/result.json"))
+        ]
+        shared = set.intersection(*map(set, seeds)) if seeds else set()
+        if len(shared) > 1:
+            found[method] = [{row: rows[row] for row in rows if row in shared} for rows in seeds]
+    return found
+
+
+def section(name: str, found: Results) -> str:
+    """Everything about one data set."""
+    task, parts = TASKS[name], []
+    for method, rows in (("best", BEST), ("paper", PAPER)):
+        if method in found:
+            parts += [f"Preset `{method}`, seeds: {len(found[method])}.", table(found[method], rows)]
+    return "\n\n".join([f"## {task.title}", ABOUT, *parts, machine(device="cpu")])
+
+
+def table(runs: Sequence[dict[str, Result]], rows: Sequence[str]) -> str:
+    """A line per row that is there."""
+    return markdown(
+        [
+            "row",
+            "images seen",
+            "MAP@R",
+            "RP",
+            "P@1",
+            "MAP@R over the control",
+            "share of oracle's gain",
+            "validation",
+        ],
+        [line(row, runs) for row in rows if row in runs[0]],
+    )
+
+
+def line(row: str, runs: Sequence[dict[str, Result]]) -> list[str]:
+    """Of one row: means and intervals over seeds."""
+    scores = [cell([test(run[row])[metric] for run in runs]) for metric in ("MAP@R", "RP", "P@1")]
+    validation = cell([(run[row].validation or {}).get("MAP@R", float("nan")) for run in runs])
+    images = " to ".join(f"{n:,}" for n in sorted({run[row].images for run in runs}))
+    return [runs[0][row].title, images, *scores, *against_control(row, runs), validation]
+
+
+def against_control(row: str, runs: Sequence[dict[str, Result]]) -> list[str]:
+    """Gain over the control, and its share of the oracle's, by seed."""
+    if row in ("teacher", "control") or "control" not in runs[0]:
+        return ["", ""]
+    over = [gain(run, row) for run in runs]
+    text = f"{sum(over) / len(over):+.1f}" + plus_minus(over)
+    if row == "oracle" or "oracle" not in runs[0]:
+        return [text, ""]
+    shares = [100 * gain(run, row) / gain(run, "oracle") for run in runs]
+    return [text, f"{sum(shares) / len(shares):.0f} %{plus_minus(shares, 0)}"]
+
+
+def gain(run: dict[str, Result], row: str) -> float:
+    """MAP@R over the control."""
+    return test(run[row])["MAP@R"] - test(run["control"])["MAP@R"]
+
+
+def plus_minus(values: Sequence[float], digits: int = 1) -> str:
+    """Half the interval, where there is one."""
+    half = interval(values)
+    return "" if half is None else f" ± {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Choose the settings of our method and of its peers, each among as many; writes docs/findings.md.
+
+    python benchmarks/tuning.py FOLDER
+
+FOLDER holds Omniglot in its official layout. Only its background alphabets are read: five are labeled, ten
+are the classes on which is chosen, and the rest is the pool. What was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+from bench_data import development
+from writing import ROOT, in_parallel, machine, put_section, test
+
+from pml_slade.config import ROWS, load_config
+from pml_slade.pipeline import Pipeline
+from pml_slade.reports.tables import cell, markdown
+
+FINDINGS = ROOT / "docs" / "findings.md"
+TRIED = {
+    "memory": [f"peers.memory_size={n}" for n in (128, 512, 2048, 8192)],
+    "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
+    "self_supervised": [
+        f"peers.self_supervised_weight={w} peers.self_supervised_temperature={t}"
+        for w, t in ((0.3, 0.1), (1, 0.1), (0.3, 0.5), (1, 0.5))
+    ],
+    "self_taught": [f"peers.self_taught_weight={w}" for w in (0.01, 0.03, 0.1, 0.3)],
+    "pseudo": [f"peers.pseudo_weight={w}" for w in (0.25, 0.5, 1, 2)],
+    "iterated": [f"peers.iterated_weight={w}" for w in (0.25, 0.5, 1, 2)],
+    "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],
+}
+Trial = tuple[str, str, int]
+"""Row, settings, seed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser.add_argument("--rows", nargs="+", choices=TRIED, default=list(TRIED))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tuning"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=FINDINGS, help="file the table is written to")
+    args = parser.parse_args()
+    in_parallel(args.jobs, partial(run, args), [("teacher", "", seed) for seed in args.seeds])
+    trials: list[Trial] = [(row, s, seed) for row in args.rows for s in TRIED[row] for seed in args.seeds]
+    scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
+    text = section(args.seeds, scores)
+    print(text)
+    put_section(args.results, "tuning", text, "# Findings\n")
+
+
+def run(args: argparse.Namespace, trial: Trial) -> float:
+    """Train a row from the seed's teacher; its MAP@R on the development classes."""
+    row, settings, seed = trial
+    teacher = folder(args.runs, ("teacher", "", seed)) / "teacher"
+    output = folder(args.runs, trial)
+    if row != "teacher" and not (output / "teacher").exists():
+        shutil.rmtree(output / "copying", ignore_errors=True)
+        shutil.copytree(teacher, output / "copying").rename(output / "teacher")
+    fixed = [f"rows=[{row}]", f"seed={seed}", f"output={output}", "device=cpu", "data.check_duplicates=false"]
+    config = load_config(["omniglot", "best"], [*args.overrides, *settings.split(), *fixed])
+    results = Pipeline(config, progress=False, splits=development(args.omniglot, seed)).run()
+    score = test(next(result for result in results if result.row == row))["MAP@R"]
+    print(f"{row} {settings} seed {seed}: {score:.1f}", flush=True)
+    return score
+
+
+def folder(runs: Path, trial: Trial) -> Path:
+    """Where a trial lies."""
+    row, settings, seed = trial
+    return runs / str(seed) / "-".join([row, *settings.split()])
+
+
+def section(seeds: list[int], scores: dict[Trial, float]) -> str:
+    """What was tried, and what it came to."""
+    rows = dict.fromkeys(row for row, _, _ in scores)
+    lines = []
+    for row in rows:
+        tried = {s: [scores[row, s, seed] for seed in seeds] for s in TRIED[row]}
+        best = max(tried, key=lambda s: mean(tried[s]))
+        for settings, found in tried.items():
+            mark = " **chosen**" if settings == best else ""
+            lines.append([ROWS[row], f"`{settings}`{mark}", cell(found), *(f"{v:.1f}" for v in found)])
+    about = (
+        "`python benchmarks/tuning.py FOLDER`: MAP@R on ten alphabets of Omniglot's background set, five "
+        "others labeled, the rest the pool. Each row had four settings of its main weight or size to choose "
+        "from; the best mean over seeds is its default. Augmentation, averaging, classifier and teacher are "
+        "the same for all. How the pool is clustered and learned from, which `iterated` and `slade` share or "
+        "`slade` has alone, was chosen on the same classes besides: the ablation below lists it."
+    )
+    table = markdown(["row", "settings", "MAP@R", *(f"seed {seed}" for seed in seeds)], lines)
+    return "\n\n".join(["## What was tuned", about, table, machine(device="cpu")])
+
+
+if __name__ == "__main__":
+    main()

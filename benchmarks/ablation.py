@@ -9,15 +9,14 @@ classes on which is measured, and the rest is the pool. What was stopped goes on
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
 from bench_data import clutter, development
-from tuning import FINDINGS
-from writing import in_parallel, machine, put_section, test
+from runs import arguments, in_parallel, map_at_r, of_the_teacher, share_teacher
+from writing import FINDINGS, machine, put_section
 
 from pml_slade.config import load_config
 from pml_slade.pipeline import Pipeline
@@ -43,6 +42,8 @@ class Variant:
     useless: float = 0.0
 
 
+Trial = tuple[Variant, int]
+"""And its seed."""
 BOTH = ("teacher", "student")
 NO_CLUSTERS = ("student.basis.clusters=false", "student.basis.regularizer=sd", "student.basis.warmup=100")
 VARIANTS = {
@@ -97,38 +98,48 @@ TITLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser = arguments(__doc__, "ablation", FINDINGS)
     parser.add_argument("--of", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder for the runs")
-    parser.add_argument("--results", type=Path, default=FINDINGS, help="file the tables are written to")
     args = parser.parse_args()
-    tasks = [(name, i, seed) for name in args.of for i in range(len(VARIANTS[name])) for seed in args.seeds]
-    scores = dict(zip(tasks, in_parallel(args.jobs, partial(run, args), tasks)))
+    trials: list[Trial] = [(v, seed) for name in args.of for v in VARIANTS[name] for seed in args.seeds]
+    in_parallel(args.jobs, partial(run, args), dict.fromkeys(map(teacher_of, trials)))
+    scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
     for name in args.of:
-        found = [[scores[name, i, seed] for seed in args.seeds] for i in range(len(VARIANTS[name]))]
+        found = [[scores[variant, seed] for seed in args.seeds] for variant in VARIANTS[name]]
         text = section(name, found)
         print(text)
-        put_section(args.results, f"ablation {name}", text, "# Findings\n")
+        put_section(args.results, f"ablation {name}", text)
 
 
-def run(args: argparse.Namespace, task: tuple[str, int, int]) -> float:
-    """Train a variant; its MAP@R on the development classes."""
-    name, index, seed = task
-    variant = VARIANTS[name][index]
-    output = args.runs / name / str(seed) / "-".join([variant.row, *variant.settings])
+def teacher_of(trial: Trial) -> Trial:
+    """The teacher that a variant starts from, as a variant; it reads no pool."""
+    variant, seed = trial
+    return Variant("teacher", variant.preset, of_the_teacher(variant.settings), "teacher"), seed
+
+
+def run(args: argparse.Namespace, trial: Trial) -> float:
+    """Train a variant from its teacher; its MAP@R on the development classes."""
+    variant, seed = trial
+    output = folder(args.runs, trial)
+    if variant.row != "teacher":
+        share_teacher(folder(args.runs, teacher_of(trial)), output)
     fixed = [f"rows=[{variant.row}]", f"seed={seed}", f"output={output}", "device=cpu"]
     settings = [*variant.settings, *args.overrides, *fixed, "data.check_duplicates=false"]
     splits = development(args.omniglot, seed)
     if variant.useless:
         splits = clutter(splits, variant.useless, seed)
     results = Pipeline(load_config(["omniglot", variant.preset], settings), False, splits).run()
-    score = test(next(result for result in results if result.row == variant.row))["MAP@R"]
+    score = map_at_r(results, variant.row)
     print(f"{variant.preset}, {variant.title}, seed {seed}: {score:.1f}", flush=True)
     return score
+
+
+def folder(runs: Path, trial: Trial) -> Path:
+    """Where a trial lies."""
+    variant, seed = trial
+    pool = f"useless-{variant.useless}" if variant.useless else "whole"
+    return runs / variant.preset / pool / str(seed) / "-".join([variant.row, *variant.settings])
 
 
 def section(name: str, found: list[list[float]]) -> str:
@@ -143,7 +154,8 @@ def section(name: str, found: list[list[float]]) -> str:
     about = (
         f"`python benchmarks/ablation.py FOLDER --of {name}`: MAP@R on ten alphabets of Omniglot's "
         f"background set, five others labeled, the rest the pool; mean of {len(found[0])} seeds and half its "
-        "95 % interval, and the difference to the first line by seed. Each line has its own teacher."
+        "95 % interval, and the difference to the first line by seed. Lines have one teacher where they do "
+        "not change it."
     )
     table = markdown(["variant", "settings", "MAP@R", "to the first line"], lines)
     return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device="cpu")])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from clutter import Draw, composites, noise, scribbles, textures
 
 from pml_slade.datasets.images import ImageDataset
-from pml_slade.datasets.omniglot import BACKGROUND, _folders, _load, _locate
+from pml_slade.datasets.omniglot import find_alphabets, load_alphabets
 from pml_slade.datasets.splits import MIN_CLASSES, Splits, split_validation
 from pml_slade.exceptions import ConfigError, DataError
 
@@ -131,7 +130,7 @@ def development(
         DataError: The images are missing or damaged.
         ConfigError: The numbers leave no alphabet to the pool.
     """
-    background = _folders(_locate(Path(root), download=False) / BACKGROUND)
+    background = find_alphabets(root)[0]
     most = len(background) - 1
     if min(labeled_alphabets, test_alphabets) < 1 or labeled_alphabets + test_alphabets > most:
         raise ConfigError(
@@ -140,7 +139,7 @@ def development(
         )
     order = np.random.default_rng(seed).permutation(len(background))
     labeled, test, pool = (
-        _load([background[i] for i in sorted(part)], image_size, None)
+        load_alphabets([background[i] for i in sorted(part)], image_size)
         for part in np.split(order, np.cumsum([labeled_alphabets, test_alphabets]))
     )
     annotated, validation = split_validation(labeled, VALIDATION_FRACTION, seed)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench_data import clutter
-from writing import README, RESULTS, in_parallel, machine, put_section, test
+from runs import arguments, in_parallel
+from writing import README, RESULTS, machine, put_section, test
 
 from pml_slade.builders import build_splits
 from pml_slade.config import ROWS, Config, load_config
@@ -71,16 +71,11 @@ Results = dict[str, list[dict[str, Result]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser = arguments(__doc__, "evidence", RESULTS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--presets", nargs="+", choices=["paper", "best"], default=["best", "paper"])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="of those that the preset has here")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder for the runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file the tables are written to")
     args = parser.parse_args()
     runs: list[Run] = [(t, p, seed) for t in args.tasks for p in args.presets for seed in args.seeds]
     in_parallel(args.jobs, partial(train, args), runs)

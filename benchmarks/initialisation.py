@@ -14,7 +14,8 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from writing import RESULTS, by_seed, in_parallel, machine, put_section, test
+from runs import in_parallel
+from writing import RESULTS, by_seed, machine, put_section, test
 
 from pml_slade.config import Config, load_config
 from pml_slade.pipeline import Pipeline, Result

@@ -9,20 +9,18 @@ are the classes on which is chosen, and the rest is the pool. What was stopped g
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
 from bench_data import development
-from writing import ROOT, in_parallel, machine, put_section, test
+from runs import arguments, in_parallel, map_at_r, share_teacher
+from writing import FINDINGS, machine, put_section
 
 from pml_slade.config import ROWS, load_config
 from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
-FINDINGS = ROOT / "docs" / "findings.md"
 TRIED = {
     "memory": [f"peers.memory_size={n}" for n in (128, 512, 2048, 8192)],
     "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
@@ -40,35 +38,28 @@ Trial = tuple[str, str, int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser = arguments(__doc__, "tuning", FINDINGS)
     parser.add_argument("--rows", nargs="+", choices=TRIED, default=list(TRIED))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/tuning"), help="folder for the runs")
-    parser.add_argument("--results", type=Path, default=FINDINGS, help="file the table is written to")
     args = parser.parse_args()
     in_parallel(args.jobs, partial(run, args), [("teacher", "", seed) for seed in args.seeds])
     trials: list[Trial] = [(row, s, seed) for row in args.rows for s in TRIED[row] for seed in args.seeds]
     scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
     text = section(args.seeds, scores)
     print(text)
-    put_section(args.results, "tuning", text, "# Findings\n")
+    put_section(args.results, "tuning", text)
 
 
 def run(args: argparse.Namespace, trial: Trial) -> float:
     """Train a row from the seed's teacher; its MAP@R on the development classes."""
     row, settings, seed = trial
-    teacher = folder(args.runs, ("teacher", "", seed)) / "teacher"
     output = folder(args.runs, trial)
-    if row != "teacher" and not (output / "teacher").exists():
-        shutil.rmtree(output / "copying", ignore_errors=True)
-        shutil.copytree(teacher, output / "copying").rename(output / "teacher")
+    if row != "teacher":
+        share_teacher(folder(args.runs, ("teacher", "", seed)), output)
     fixed = [f"rows=[{row}]", f"seed={seed}", f"output={output}", "device=cpu", "data.check_duplicates=false"]
     config = load_config(["omniglot", "best"], [*args.overrides, *settings.split(), *fixed])
     results = Pipeline(config, progress=False, splits=development(args.omniglot, seed)).run()
-    score = test(next(result for result in results if result.row == row))["MAP@R"]
+    score = map_at_r(results, row)
     print(f"{row} {settings} seed {seed}: {score:.1f}", flush=True)
     return score
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ import numpy as np
 import torch
 from bench_data import development
 from pytorch_metric_learning.losses import ContrastiveLoss
+from runs import arguments, in_parallel, map_at_r, share_teacher
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
-from tuning import FINDINGS
 from why_measures import (
     Numbers,
     Pairs,
@@ -38,10 +37,10 @@ from why_measures import (
 )
 from why_plots import plot_clusters, plot_means, plot_pairs, plot_similarities
 from why_section import Found, section
-from writing import in_parallel, put_section, test
+from writing import FINDINGS, put_section
 
 from pml_slade import builders
-from pml_slade.checkpoints import Checkpoints, write_atomic, write_json_atomic
+from pml_slade.checkpoints import Checkpoints, write_json_atomic
 from pml_slade.clustering import embed
 from pml_slade.config import Config, StudentConfig, load_config
 from pml_slade.datasets.pseudo_label_dataset import first_of_item
@@ -84,20 +83,15 @@ PRESETS = tuple(dict.fromkeys(student.preset for student in STUDENTS.values()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser = arguments(__doc__, "why", FINDINGS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/why"), help="folder for the runs")
-    parser.add_argument("--results", type=Path, default=FINDINGS, help="file the section is written to")
     args = parser.parse_args()
     in_parallel(args.jobs, partial(train_teacher, args), PRESETS)
     found = dict(zip(STUDENTS, in_parallel(args.jobs, partial(train_student, args), STUDENTS)))
     plot(found, settings(args, "paper", "basis", Path()), args.results.parent / "images")
     text = section(args.seed, BATCHES, found)
     print(text)
-    put_section(args.results, "why", text, "# Findings\n")
+    put_section(args.results, "why", text)
 
 
 def train_teacher(args: argparse.Namespace, preset: str) -> None:
@@ -110,14 +104,10 @@ def train_teacher(args: argparse.Namespace, preset: str) -> None:
 def train_student(args: argparse.Namespace, name: str) -> Found:
     """Train a student from its preset's teacher, measuring after each epoch."""
     student, output = STUDENTS[name], folder(args, name)
-    for file in ("model.safetensors", "result.json"):  # the result last: it says that the row is done
-        teacher = folder(args, f"{student.preset}-teacher") / "teacher" / file
-        if not (output / "teacher" / file).exists():
-            write_atomic(output / "teacher" / file, teacher.read_bytes())
+    share_teacher(folder(args, f"{student.preset}-teacher"), output)
     config = settings(args, student.preset, student.row, output, student.settings)
     pipeline = WatchedPipeline(config, progress=False, splits=development(args.omniglot, args.seed))
-    result = next(result for result in pipeline.run() if result.row == student.row)
-    score = test(result)["MAP@R"]
+    score = map_at_r(pipeline.run(), student.row)
     print(f"done: {student.title}: {score:.1f}", flush=True)
     return pipeline.found(student, score)
 
@@ -127,7 +117,7 @@ def settings(
 ) -> Config:
     """Settings of a run."""
     fixed = [f"rows=[{row}]", f"seed={args.seed}", f"output={output}", "data.check_duplicates=false"]
-    return load_config([preset, "omniglot"], ["device=cpu", *further, *args.overrides, *fixed])
+    return load_config(["omniglot", preset], ["device=cpu", *further, *args.overrides, *fixed])
 
 
 def folder(args: argparse.Namespace, name: str) -> Path:

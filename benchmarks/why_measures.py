@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
-from scipy.stats import rankdata
+from pytorch_metric_learning.samplers import MPerClassSampler
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
 from pml_slade import functional
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.miners import ThresholdPairMiner
+from pml_slade.stages import seed_everything
 
 BINS = np.linspace(-1, 1, 51)
 HARDEST = 0.1
@@ -50,10 +53,8 @@ class Pairs(NamedTuple):
     batches: int
 
 
-def draw_batches(
-    labels: np.ndarray, size: int, per_class: int, count: int, seed: int | Sequence[int]
-) -> list[np.ndarray]:
-    """Indices of batches drawn as a SelfTrainingTrainer draws them, from a generator of their own.
+def draw_batches(labels: np.ndarray, size: int, per_class: int, count: int, seed: int) -> list[np.ndarray]:
+    """Indices of batches drawn as a SelfTrainingTrainer draws them. It seeds PML's generator, as epochs do.
 
     Args:
         labels: (n,) pseudo-labels.
@@ -63,20 +64,11 @@ def draw_batches(
         count: of batches.
         seed: of the generator.
     """
-    rng = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    if size % per_class or per_class * len(classes) < size:
-        return [rng.choice(len(labels), size, replace=False) for _ in range(count)]
-    members = {c: np.flatnonzero(labels == c) for c in classes}
-    return [
-        np.concatenate(
-            [
-                rng.choice(members[c], per_class, replace=len(members[c]) < per_class)
-                for c in rng.choice(classes, size // per_class, replace=False)
-            ]
-        )
-        for _ in range(count)
-    ]
+    seed_everything(seed)
+    if size % per_class or per_class * len(np.unique(labels)) < size:
+        return [torch.randperm(len(labels))[:size].numpy() for _ in range(count)]
+    drawn = list(MPerClassSampler(labels, per_class, size, length_before_new_iter=count * size))
+    return np.split(np.array(drawn), count)
 
 
 def collect_pairs(
@@ -225,75 +217,27 @@ def spread(similarity: np.ndarray, match: np.ndarray) -> Numbers:
     """Means and histograms (counts over BINS) of matching pairs and of others, and the AUC between them."""
     parts = {"match": similarity[match], "other": similarity[~match]}
     return {
-        "auc": auc(similarity, match),
+        "auc": float(roc_auc_score(match, similarity)) if 0 < match.sum() < len(match) else None,
         **{f"mean_{name}": _mean(part) for name, part in parts.items()},
         **{name: np.histogram(np.clip(part, -1, 1), BINS)[0].tolist() for name, part in parts.items()},
     }
 
 
-def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Chance that a random positive scores higher than a random other, ties counted half.
-
-    Examples:
-        >>> auc(np.array([0.1, 0.5, 0.9]), np.array([False, False, True]))
-        1.0
-    """
-    n = int(positive.sum())
-    m = len(positive) - n
-    if not (n and m):
-        return None
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def measure_clusters(true: np.ndarray, pseudo: np.ndarray) -> Numbers:
     """How well pseudo-labels agree with true classes; images that are left out (-1) are counted, no more."""
     kept = pseudo >= 0
-    table = contingency(true[kept], pseudo[kept])
+    agreed = true[kept], pseudo[kept]
+    table = contingency_matrix(*agreed)
     sizes = table.sum(0)
     return {
-        "nmi": nmi(table),
+        "nmi": float(normalized_mutual_info_score(*agreed)),
         "purity": float(table.max(0).sum() / table.sum()),
-        "ari": adjusted_rand(table),
+        "ari": float(adjusted_rand_score(*agreed)),
         "clusters": len(sizes),
         "classes": len(np.unique(true)),
         "sizes": np.percentile(sizes, [0, 25, 50, 75, 100]).tolist(),
         "left_out": float(1 - kept.mean()),
     }
-
-
-def contingency(true: np.ndarray, pseudo: np.ndarray) -> np.ndarray:
-    """Images of each class (rows) in each cluster (columns)."""
-    _, rows = np.unique(true, return_inverse=True)
-    _, columns = np.unique(pseudo, return_inverse=True)
-    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
-    return table
-
-
-def nmi(table: np.ndarray) -> float:
-    """Mutual information over the arithmetic mean of both entropies; 1 where neither has any."""
-    joint = table / table.sum()
-    rows, columns = joint.sum(1), joint.sum(0)
-    mean_entropy = (_entropy(rows) + _entropy(columns)) / 2
-    if mean_entropy == 0:
-        return 1.0
-    return float((2 * mean_entropy - _entropy(joint[joint > 0])) / mean_entropy)
-
-
-def _entropy(shares: np.ndarray) -> float:
-    return float(-(shares * np.log(shares)).sum())
-
-
-def adjusted_rand(table: np.ndarray) -> float:
-    """Rand index, adjusted for chance: 1 for equal partitions, 0 on average for random ones."""
-
-    def pairs(counts: np.ndarray) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    both, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    total = pairs(table.sum())
-    expected, most = rows * columns / max(total, 1), (rows + columns) / 2
-    return 1.0 if most == expected else (both - expected) / (most - expected)
 
 
 def measure_gradients(

@@ -1,15 +1,13 @@
-"""What the scripts here share: numbers over seeds, and where tables are written."""
+"""What the scripts here share: numbers over seeds, and the pages that tables are written to."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,14 +15,8 @@ from pml_slade.pipeline import Result
 from pml_slade.reports.tables import interval
 
 ROOT = Path(__file__).parent.parent
-HEADING = "# Results\n\nEvery table here is what its command wrote.\n"
-RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-
-
-def in_parallel(jobs: int, job: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
-    """Do a job for each task, some at once, each in one thread."""
-    with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(job, tasks))
+README = ROOT / "README.md"
+RESULTS, FINDINGS = ROOT / "docs" / "results.md", ROOT / "docs" / "findings.md"
 
 
 def by_seed(over: Sequence[float]) -> str:
@@ -49,10 +41,11 @@ def machine(*packages: str, device: str = "auto") -> str:
     return f"Made with {', '.join(versions)} on {platform.machine()}, {hardware}."
 
 
-def put_section(file: Path, name: str, text: str, heading: str = HEADING) -> None:
-    """Replace the section of that name, or append it; a new file begins with the heading."""
+def put_section(file: Path, name: str, text: str) -> None:
+    """Replace the section of that name, or append it; a new file begins with a heading."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     block = f"{begin}\n\n{text}\n\n{end}"
+    heading = f"# {file.stem.capitalize()}\n\nEvery table here is what its command wrote.\n"
     old = (file.read_text() if file.exists() else "") or heading
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     new = pattern.sub(lambda _: block, old) if pattern.search(old) else f"{old.rstrip()}\n\n{block}\n"

@@ -30,19 +30,6 @@ ROWS = {
     "oracle": "Oracle (true pool labels)",
 }
 CONTRASTIVE = {"name": "ContrastiveLoss", "pos_margin": 0.0, "neg_margin": 0.5}
-Row = Literal[
-    "teacher",
-    "control",
-    "memory",
-    "mean_teacher",
-    "self_supervised",
-    "self_taught",
-    "pseudo",
-    "iterated",
-    "basis",
-    "slade",
-    "oracle",
-]
 
 
 class Section(BaseModel):
@@ -318,8 +305,9 @@ class Config(Section):
     output: Path = Field(Path("runs/run"), description="folder of the run; the same command goes on in it")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    rows: list[Row] = Field(
-        ["teacher", "slade"], description="what to train and compare; none for `pml-slade pretrain`"
+    rows: list[str] = Field(
+        ["teacher", "slade"],
+        description=f"what to train and compare: any of {', '.join(ROWS)}; none for `pml-slade pretrain`",
     )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     tolerance: float = Field(
@@ -334,6 +322,15 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     peers: PeersConfig = PeersConfig()
+
+    @field_validator("rows")
+    @classmethod
+    def _known(cls, rows: list[str]) -> list[str]:
+        for row in rows:
+            if row not in ROWS:
+                near = difflib.get_close_matches(row, ROWS, n=1, cutoff=0.0)
+                raise ValueError(f"rows: no row {row!r}; did you mean {near[0]}? There are {', '.join(ROWS)}")
+        return rows
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -386,6 +383,11 @@ class Config(Section):
                 "student.mining=eq7 mines pairs for a ranking loss on the pool, by thresholds from "
                 "the similarity statistics of the basis: student.basis.clusters must be false and "
                 "student.basis.regularizer must not be null, as with -c paper"
+            )
+        if student.unlabeled_loss and student.basis.clusters and not rows & {"pseudo", "iterated"}:
+            raise ValueError(
+                f"student.unlabeled_loss={student.unlabeled_loss.name}: no row of this run reads it, since "
+                "student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave this out"
             )
         if "basis" in rows and student.mining == "none":
             raise ValueError(

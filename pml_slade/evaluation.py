@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .clustering import checked_embeddings
+from .clustering import checked_embeddings, unit_rows
 from .compat import retrieval_accuracy
 from .exceptions import DataError
 
@@ -29,7 +29,7 @@ def evaluate(
         >>> evaluate(points, np.array([0, 0, 1, 1]))
         {'MAP@R': 100.0, 'RP': 100.0, 'P@1': 100.0}
     """
-    query = _unit(checked_embeddings(embeddings))
+    query = unit_rows(checked_embeddings(embeddings))
     labels = np.asarray(labels)
     if labels.shape != (len(query),):
         raise DataError(f"labels must have shape ({len(query)},), got {labels.shape}.")
@@ -42,11 +42,6 @@ def evaluate(
             raise DataError("gallery_labels must hold one label per row of gallery.")
         if not np.isin(labels, gallery_labels).any():
             raise DataError("gallery_labels: no query's class is in the gallery.")
-        reference = _unit(checked_embeddings(gallery))
+        reference = unit_rows(checked_embeddings(gallery))
         result = retrieval_accuracy(query, labels, reference, np.asarray(gallery_labels))
     return {name: 100 * value for name, value in result.items()}
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return unit

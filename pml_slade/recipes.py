@@ -72,20 +72,15 @@ class Setup:
         settings = self.settings(row)
         if row == "teacher":
             return settings.batch_size
-        together = settings.batch_size + self.config.student.unlabeled_batch_size
-        if row not in SUPERVISED:
-            return together
-        return min(together, self.splits.labeled.num_classes * self.images_per_class(row))
+        return settings.batch_size + self.config.student.unlabeled_batch_size
 
     def images_per_class(self, row: str) -> int:
-        """Of a labeled batch: as configured, or more where the controls' classes would not fill theirs."""
+        """Of a labeled batch: as configured, or as many more as the controls' classes need to fill theirs."""
         configured = self.settings(row).images_per_class
         if row not in SUPERVISED[1:]:
             return configured
-        together = self.settings(row).batch_size + self.config.student.unlabeled_batch_size
-        enough = range(configured, 2 * configured + 1)
-        fitting = [m for m in enough if together % m == 0 and self.splits.labeled.num_classes * m >= together]
-        return fitting[0] if fitting else configured
+        size, classes = self.images_a_step(row), self.splits.labeled.num_classes
+        return next(m for m in range(configured, size + 1) if size % m == 0 and classes * m >= size)
 
 
 def check(setup: Setup, rows: list[Any]) -> None:
@@ -139,7 +134,6 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> tuple
         "dataloader_num_workers": data.num_workers,
     }
     if row in SUPERVISED:
-        _warn_of_fewer_images(setup, row)
         trainer = MetricLossOnly(batch_size=setup.images_a_step(row), **common)
     else:
         student = setup.config.student
@@ -155,17 +149,6 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> tuple
     if settings.schedule == "cosine":
         trainer.lr_schedulers = builders.build_cosine_schedulers(trainer.optimizers, settings.steps)
     return trainer, average
-
-
-def _warn_of_fewer_images(setup: Setup, row: str) -> None:
-    seen, fair = setup.images_a_step(row), setup.images_a_step("slade")
-    if row != "teacher" and seen < fair:
-        logger.warning(
-            "%s: the labeled classes fill batches of %d images, not %d: it sees fewer images.",
-            row,
-            seen,
-            fair,
-        )
 
 
 def _losses_and_miners(setup: Setup, row: str) -> tuple[Losses, dict[str, Any]]:
@@ -290,24 +273,13 @@ def _loss_weights(setup: Setup, row: str, losses: Losses) -> dict[str, float]:
 
 def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
     """Arguments of a SelfTrainingTrainer that concern the pool."""
-    config, size = setup.config, setup.config.student.unlabeled_batch_size
-    pool, offset = setup.splits.unlabeled.without_labels(), setup.splits.labeled.num_classes
+    if row in PEERS:
+        return _two_views(setup, row)
+    config, pool = setup.config, setup.splits.unlabeled.without_labels()
     training = builders.with_transform(pool, config.data, train=True)
-    if row in PEERS:  # each image stands for itself, and is seen twice
-        both = row == "self_supervised"
-        two_views = builders.with_transform(pool, config.data, train=True, views=2)
-        images = PseudoLabelDataset(two_views, np.arange(len(pool)), offset)
-        return {
-            "unlabeled_dataset": images,
-            "unlabeled_batch_size": size // 2 if both else size,
-            "unlabeled_collate_fn": builders.build_collate(config.data, views=2),
-            "clustering_dataset": builders.with_transform(pool, config.data, train=False),
-            **({} if row == "self_taught" else {"unlabeled_sampler": RandomSampler(images)}),
-            **({"neighbours": config.peers.self_taught_neighbours} if row == "self_taught" else {}),
-        }
     arguments = {
         "unlabeled_dataset": training,
-        "unlabeled_batch_size": size,
+        "unlabeled_batch_size": config.student.unlabeled_batch_size,
         "unlabeled_images_per_class": config.student.images_per_class,
         "clustering_dataset": builders.with_transform(pool, config.data, train=False),
         "num_clusters": _num_clusters(setup),
@@ -316,8 +288,26 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
         "end_of_labeling_hook": lambda trainer: _write_labels(trainer.unlabeled_dataset, folder),
     }
     if row == "oracle":
+        offset = setup.splits.labeled.num_classes
         arguments["unlabeled_dataset"] = PseudoLabelDataset(training, _true_labels(setup), offset)
     return arguments
+
+
+def _two_views(setup: Setup, row: str) -> dict[str, Any]:
+    """Likewise, of a peer without clusters: each image stands for itself, and is seen twice."""
+    config, pool = setup.config, setup.splits.unlabeled.without_labels()
+    views = builders.with_transform(pool, config.data, train=True, views=2)
+    images = PseudoLabelDataset(views, np.arange(len(pool)), setup.splits.labeled.num_classes)
+    size = config.student.unlabeled_batch_size
+    arguments = {
+        "unlabeled_dataset": images,
+        "unlabeled_batch_size": size // 2 if row == "self_supervised" else size,  # it learns from both views
+        "unlabeled_collate_fn": builders.build_collate(config.data, views=2),
+    }
+    if row == "self_taught":  # it draws nearest neighbours
+        plain = builders.with_transform(pool, config.data, train=False)
+        return arguments | {"clustering_dataset": plain, "neighbours": config.peers.self_taught_neighbours}
+    return arguments | {"unlabeled_sampler": RandomSampler(images)}
 
 
 def _true_labels(setup: Setup) -> np.ndarray:

@@ -1,39 +1,22 @@
 """The data of the benchmarks: a cluttered pool, and Omniglot without its evaluation alphabets."""
 
-import importlib.util
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from omniglot_tree import write_omniglot
+from scripts import load_script
 
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.datasets.splits import Splits, class_names, parts
 from pml_slade.exceptions import ConfigError, DataError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 KINDS = ("composite", "noise", "scribble", "texture")
 SIDE = 28
 POOL_CLASSES, DRAWINGS = 40, 20
-ALPHABETS = {"background": [f"Back{i}" for i in range(8)], "evaluation": ["Eval0", "Eval1"]}
-
-
-def load_script():
-    sys.path.insert(0, str(BENCHMARKS))  # as python does for a script
-    try:
-        spec = importlib.util.spec_from_file_location("bench_data", BENCHMARKS / "bench_data.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
-
-
-script = load_script()
+script = load_script("bench_data")
 
 
 def drawings(name, classes, seed):
@@ -57,16 +40,7 @@ def cluttered(splits):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("omniglot")
-    rng = np.random.default_rng(0)
-    for part, alphabets in ALPHABETS.items():
-        for alphabet in alphabets:
-            for character in range(5):
-                folder = root / f"images_{part}" / alphabet / f"character{character}"
-                folder.mkdir(parents=True)
-                for drawing in range(2):
-                    Image.fromarray(rng.random((105, 105)) > 0.1).save(folder / f"{drawing}.png")
-    return root
+    return write_omniglot(tmp_path_factory.mktemp("omniglot"), background=8, evaluation=2, drawings=2)
 
 
 def pixels(dataset):
@@ -222,7 +196,7 @@ def test_development_uses_each_background_alphabet_once(root):
     labeled = alphabets(splits.labeled) | alphabets(splits.validation)
     several = [labeled, alphabets(splits.unlabeled), alphabets(splits.test)]
     assert [len(part) for part in several] == [2, 3, 3]
-    assert set.union(*several) == set(ALPHABETS["background"])
+    assert set.union(*several) == {f"Back{i}" for i in range(8)}
     assert [part.num_classes for part in (splits.labeled, splits.validation)] == [8, 2]
     assert class_names(splits.labeled).isdisjoint(class_names(splits.validation))
     assert splits.name == "omniglot development"

@@ -205,9 +205,17 @@ def test_a_value_that_does_not_fit_is_refused_with_its_key_and_itself(key, value
 
 def test_an_unknown_row_is_refused_with_the_known_ones():
     message = refusal("rows=[teacher, sclade]")
-    assert message.startswith("rows.1: ")
-    assert "'sclade'" in message
-    assert all(f"'{row}'" in message for row in ROWS)
+    assert message.startswith("rows: no row 'sclade'; did you mean slade? There are ")
+    assert all(row in message for row in ROWS)
+
+
+def test_a_loss_on_the_pool_that_no_row_reads_is_refused():
+    given = "student.unlabeled_loss={name: ContrastiveLoss}"
+    message = refusal(given)
+    assert message.startswith("student.unlabeled_loss=ContrastiveLoss: no row of this run reads it")
+    assert "student.basis.clusters=true" in message
+    for reads in ("rows=[slade, pseudo]", "rows=[iterated]", "student.basis.clusters=false"):
+        assert own(given, reads).student.unlabeled_loss.name == "ContrastiveLoss"
 
 
 def test_a_missing_folder_is_named_with_what_to_do():

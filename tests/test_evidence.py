@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from omniglot_tree import write_omniglot
+from scripts import BENCHMARKS, load_script
 
 from pml_slade.compat import LEGACY
+from pml_slade.config import load_config
+from pml_slade.pipeline import Result
 
 pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = (
     "epoch_steps=2",
     "data.image_size=16",
@@ -25,18 +25,8 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def omniglot(tmp_path_factory):
-    """17 background alphabets of 3 characters, and 2 to test on; a character is a pattern with noise."""
-    root, rng = tmp_path_factory.mktemp("omniglot"), np.random.default_rng(0)
-    for part, alphabets in (("background", 17), ("evaluation", 2)):
-        for alphabet in range(alphabets):
-            for character in range(3):
-                folder = root / f"images_{part}" / f"{part}{alphabet}" / f"character{character}"
-                folder.mkdir(parents=True)
-                pattern = rng.random((7, 7)) > 0.2
-                for drawing in range(6):
-                    noisy = pattern ^ (rng.random((7, 7)) > 0.95)
-                    Image.fromarray(noisy.repeat(4, 0).repeat(4, 1)).save(folder / f"{drawing}.png")
-    return root
+    root = tmp_path_factory.mktemp("omniglot")
+    return write_omniglot(root, background=17, evaluation=2, characters=3, drawings=6)
 
 
 def run(script, omniglot, folder, *options):
@@ -78,11 +68,8 @@ def test_the_evidence_is_a_table_per_data_set_and_goes_on(omniglot, tmp_path):
     assert text.count("| SLADE |") == 3
 
 
-def test_the_share_is_that_of_the_oracles_gain(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import evidence
-
-    from pml_slade.pipeline import Result
+def test_the_share_is_that_of_the_oracles_gain():
+    evidence = load_script("evidence")
 
     def result(row, score):
         metrics = dict.fromkeys(("MAP@R", "RP", "P@1"), score)
@@ -114,13 +101,22 @@ def test_the_ablation_compares_each_variant_with_the_whole(omniglot, tmp_path):
     ]
 
 
-def test_every_variant_of_the_ablation_can_be_built(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import ablation
-
-    from pml_slade.config import load_config
-
-    for variants in ablation.VARIANTS.values():
+def test_every_variant_of_the_ablation_can_be_built():
+    for variants in load_script("ablation").VARIANTS.values():
         assert len({(v.preset, v.row, v.settings, v.useless) for v in variants}) == len(variants)
         for v in variants:
             load_config(["omniglot", v.preset], [*v.settings, f"rows=[{v.row}]"])
+
+
+def test_the_defaults_are_among_the_settings_tried():
+    def resolved(*settings):
+        config = load_config("glyphs", list(settings))
+        for weight in ("pseudo_weight", "iterated_weight"):
+            if getattr(config.peers, weight) is None:
+                setattr(config.peers, weight, config.student.unlabeled_weight)
+        return config.student, config.peers
+
+    for row, tried in load_script("tuning").TRIED.items():
+        found = [resolved(*settings.split()) for settings in tried]
+        assert len(found) == 4
+        assert resolved() in found or (row == "slade" and resolved()[0] in [student for student, _ in found])

@@ -123,19 +123,11 @@ def test_the_control_takes_the_sum_of_both_batches_of_labeled_images(run):
     assert control.dataset.labels.tolist() == run.data.labeled.labels.tolist()
 
 
-def test_a_control_that_labeled_classes_cannot_fill_says_so_and_counts_what_it_saw(run, caplog):
-    with caplog.at_level(logging.WARNING, logger="pml_slade"):
-        results = run("rows=[control, slade]", "student.unlabeled_batch_size=40")
-    assert run.trainers[1].batch_size == 20
-    assert (results["control"].images, results["slade"].images) == (8 * 20, 8 * 48)
-    assert "20" in caplog.text
-    assert "fewer images" in caplog.text
-
-
-def test_a_control_of_few_classes_takes_more_images_of_each(run):
-    results = run("rows=[control, slade]", "student.unlabeled_batch_size=16")
-    assert (results["control"].images, results["slade"].images) == (8 * 24, 8 * 24)
-    assert (run.trainers[1].sampler.m_per_class, run.trainers[2].sampler.m_per_class) == (3, 2)
+@pytest.mark.parametrize(("pool", "together", "of_a_class"), [(16, 24, 3), (40, 48, 6)])
+def test_a_control_of_few_classes_takes_more_images_of_each(run, pool, together, of_a_class):
+    results = run("rows=[control, slade]", f"student.unlabeled_batch_size={pool}")
+    assert (results["control"].images, results["slade"].images) == (8 * together, 8 * together)
+    assert (run.trainers[1].sampler.m_per_class, run.trainers[2].sampler.m_per_class) == (of_a_class, 2)
 
 
 @pytest.mark.parametrize("row", STUDENTS)
@@ -687,12 +679,31 @@ def test_settings_that_do_not_go_together_are_refused(run, settings, message):
         run(*settings)
 
 
-def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run):
-    run("rows=[slade]", *BEST, "student.lr=0.01")
+def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypatch):
+    validated, labeled = [], []
+    measure, label = Pipeline._evaluate, PseudoLabelDataset.from_teacher
+
+    def measured(self, models, *data):
+        validated.append(parameters(torch.nn.ModuleDict(models)))
+        return measure(self, models, *data)
+
+    def labels(raw, teacher, *args, **kwargs):
+        labeled.append(parameters(teacher))
+        return label(raw, teacher, *args, **kwargs)
+
+    settings = (*BEST, "student.lr=0.01", "tolerance=100")
+    run("rows=[teacher]", *settings)
+    monkeypatch.setattr(Pipeline, "_evaluate", measured)
+    monkeypatch.setattr(PseudoLabelDataset, "from_teacher", labels)
+    run("rows=[teacher, slade]", *settings)
     trainer = run.trainers[1]
-    averaged = torch.nn.ModuleDict(trainer.teacher)
-    assert not torch.allclose(parameters(averaged), parameters(torch.nn.ModuleDict(trainer.models)))
-    run("rows=[slade]", *BEST, "student.lr=0.01", "data.validation_fraction=0", folder="last")
+    average, last = (parameters(torch.nn.ModuleDict(m)) for m in (trainer.teacher, trainer.models))
+    assert not torch.allclose(average, last)
+    epochs = validated[:2]
+    assert torch.equal(labeled[0], parameters(run.model("teacher")))
+    assert torch.equal(labeled[1], epochs[0])
+    assert torch.equal(epochs[1], average)
+    assert torch.equal(parameters(run.model("slade")), average)
 
 
 @pytest.mark.parametrize(("row", "times"), [("pseudo", 1), ("iterated", 2), ("slade", 2)])

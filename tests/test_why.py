@@ -1,24 +1,23 @@
 """What explains a student is measured right, against slow loops, and written where it is read."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omniglot_tree import write_omniglot
 from PIL import Image
 from pytorch_metric_learning.losses import ContrastiveLoss
+from scripts import BENCHMARKS, load_script
 
 from pml_slade.compat import LEGACY
 from pml_slade.losses import FeatureBasisLoss
 
 pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DIM, IMAGES, CLASSES = 6, 40, 5
 TINY = (
     *("teacher.steps=4", "student.steps=4", "epoch_steps=2", "student.basis.warmup=1"),
@@ -27,17 +26,6 @@ TINY = (
 )
 STUDENTS = ("paper-basis", "paper-slade", "paper-literal", "best-slade", "best-iterated")
 PLOTS = ("pairs", "means", "similarities", "clusters")
-
-
-def load_script(name):
-    sys.path.insert(0, str(BENCHMARKS))  # as python does for a script
-    try:
-        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
 
 
 script = load_script("why_measures")
@@ -204,18 +192,6 @@ def test_batches_that_classes_cannot_fill_are_drawn_at_random():
     assert len(np.unique(batch)) == 8
 
 
-def test_auc_is_the_share_of_pairs_in_order():
-    rng = np.random.default_rng(0)
-    scores, positive = rng.integers(0, 6, 60), rng.random(60) < 0.3
-    order = [
-        1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
-        for i in np.flatnonzero(positive)
-        for j in np.flatnonzero(~positive)
-    ]
-    assert script.auc(scores, positive) == pytest.approx(np.mean(order))
-    assert script.auc(scores, np.zeros(60, dtype=bool)) is None
-
-
 def test_similarities_hold_histograms_of_both_kinds(points, batches, ranking, basis):
     pairs = script.collect_pairs(*points, np.arange(IMAGES), batches, ranking, basis)
     found = script.measure_similarities(pairs, basis)
@@ -225,7 +201,12 @@ def test_similarities_hold_histograms_of_both_kinds(points, batches, ranking, ba
         assert sum(spread["match"]) == pairs.match.sum()
         assert sum(spread["other"]) == (~pairs.match).sum()
         assert spread["mean_match"] == pytest.approx(np.mean([v for v, m in zip(values, pairs.match) if m]))
-    assert set(script.measure_similarities(pairs._replace(basis=None), None)) == {"cosine"}
+    order = [(a > b) + (a == b) / 2 for a in pairs.basis[pairs.match] for b in pairs.basis[~pairs.match]]
+    assert found["basis"]["auc"] == pytest.approx(np.mean(order))
+    alone = pairs._replace(basis=None, match=np.zeros_like(pairs.match))
+    nothing = script.measure_similarities(alone, None)
+    assert set(nothing) == {"cosine"}
+    assert nothing["cosine"]["auc"] is None
 
 
 @pytest.mark.parametrize(
@@ -252,16 +233,6 @@ def test_images_left_out_of_the_clusters_are_only_counted():
     assert found["sizes"] == [2, 2.25, 2.5, 2.75, 3]
 
 
-def test_agreement_of_clusters_is_that_of_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
-    true = rng.integers(12, size=300)
-    pseudo = np.where(rng.random(300) < 0.5, true, rng.integers(20, size=300))
-    found = script.measure_clusters(true, pseudo)
-    assert found["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(true, pseudo))
-    assert found["ari"] == pytest.approx(metrics.adjusted_rand_score(true, pseudo))
-
-
 def test_the_literal_form_of_eq_6_leaves_one_percent_of_the_gradient(points, batches, ranking, basis):
     embeddings, _, pseudo = points
     before = {name: buffer.clone() for name, buffer in basis.named_buffers()}
@@ -286,18 +257,7 @@ def test_runs_of_the_same_clusters_are_one_line():
 @pytest.fixture(scope="module")
 def omniglot(tmp_path_factory):
     """Sixteen alphabets: five are labeled, ten tested on, and one is the pool."""
-    root, rng = tmp_path_factory.mktemp("omniglot"), np.random.default_rng(0)
-    (root / "images_evaluation").mkdir()
-    for number in range(16):
-        for character in range(6):
-            folder = root / "images_background" / f"Alphabet{number:02d}" / f"character{character:02d}"
-            folder.mkdir(parents=True)
-            pattern = rng.random((7, 7)).repeat(5, 0).repeat(5, 1)
-            for drawing in range(4):
-                Image.fromarray(pattern + rng.normal(0, 0.1, pattern.shape) > 0.3).save(
-                    folder / f"{drawing:02d}.png"
-                )
-    return root
+    return write_omniglot(tmp_path_factory.mktemp("omniglot"), background=16, characters=6)
 
 
 def test_it_writes_the_section_and_goes_on(omniglot, tmp_path):

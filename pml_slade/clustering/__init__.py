@@ -1,7 +1,7 @@
 """Embeddings to pseudo-labels (SLADE, stage 3)."""
 
 from .clusters import Clusters, Method, class_means, cluster, suggest_num_clusters, suggest_num_neighbours
-from .embedding import checked_embeddings, embed
+from .embedding import checked_embeddings, embed, unit_rows
 from .smoothing import smooth
 from .whitening import whiten
 
@@ -15,5 +15,6 @@ __all__ = [
     "smooth",
     "suggest_num_clusters",
     "suggest_num_neighbours",
+    "unit_rows",
     "whiten",
 ]

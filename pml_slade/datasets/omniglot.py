@@ -57,12 +57,11 @@ def omniglot_splits(
         Traceback (most recent call last):
         pml_slade.exceptions.DataError: root 'no/such/folder' holds no ...
     """
-    base = _locate(Path(root), download)
-    background = _folders(base / BACKGROUND)
+    background, evaluation = find_alphabets(root, download)
     labeled_names = _choose([folder.name for folder in background], labeled_alphabets, seed)
 
     def load(alphabets: list[Path]) -> ImageDataset:
-        return _load(alphabets, image_size, transform)
+        return load_alphabets(alphabets, image_size, transform)
 
     annotated = load([folder for folder in background if folder.name in labeled_names])
     labeled, validation = split_validation(annotated, validation_fraction, seed)
@@ -70,9 +69,29 @@ def omniglot_splits(
         labeled=labeled,
         unlabeled=load([folder for folder in background if folder.name not in labeled_names]),
         validation=validation,
-        test=load(_folders(base / EVALUATION)),
+        test=load(evaluation),
         name="omniglot",
     )
+
+
+def find_alphabets(root: str | os.PathLike[str], download: bool = False) -> tuple[list[Path], list[Path]]:
+    """Folders of the background alphabets and of the evaluation alphabets; see `omniglot_splits`."""
+    base = _locate(Path(root), download)
+    return _folders(base / BACKGROUND), _folders(base / EVALUATION)
+
+
+def load_alphabets(alphabets: Sequence[Path], image_size: int, transform: Any = None) -> ImageDataset:
+    """All drawings of some alphabets, by character; see `omniglot_splits`."""
+    characters = [folder for alphabet in alphabets for folder in _folders(alphabet)]
+    drawings = [sorted(folder.glob("*.png")) for folder in characters]
+    paths = [path for paths in drawings for path in paths]
+    if not paths:
+        where = [str(folder) for folder in alphabets[:3]]
+        raise DataError(f"no drawings in {where}; unpack the whole of Omniglot from {SOURCE}")
+    images = np.stack([_read(path, image_size) for path in paths])
+    labels = np.repeat(np.arange(len(characters)), [len(paths) for paths in drawings])
+    classes = [f"{folder.parent.name}/{folder.name}" for folder in characters]
+    return ImageDataset(images, labels, classes, transform, mode="L").relabel()
 
 
 def _locate(root: Path, download: bool) -> Path:
@@ -123,19 +142,6 @@ def _choose(present: list[str], wanted: int | Sequence[str], seed: int) -> set[s
             f"labeled_alphabets: unknown {unknown}; give some, not all, of {', '.join(present)}"
         )
     return names
-
-
-def _load(alphabets: list[Path], image_size: int, transform: Any) -> ImageDataset:
-    characters = [folder for alphabet in alphabets for folder in _folders(alphabet)]
-    drawings = [sorted(folder.glob("*.png")) for folder in characters]
-    paths = [path for paths in drawings for path in paths]
-    if not paths:
-        where = [str(folder) for folder in alphabets[:3]]
-        raise DataError(f"no drawings in {where}; unpack the whole of Omniglot from {SOURCE}")
-    images = np.stack([_read(path, image_size) for path in paths])
-    labels = np.repeat(np.arange(len(characters)), [len(paths) for paths in drawings])
-    classes = [f"{folder.parent.name}/{folder.name}" for folder in characters]
-    return ImageDataset(images, labels, classes, transform, mode="L").relabel()
 
 
 def _read(path: Path, image_size: int) -> np.ndarray:

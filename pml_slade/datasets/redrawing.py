@@ -198,7 +198,7 @@ def resample(images: Tensor, inverse: Tensor, shift: Tensor, displacement: Tenso
     x, y = x - right, y[:, None] - down
     if displacement is not None:
         x, y = x + displacement[:, 0], y + displacement[:, 1]
-    # Two sums, since a matrix product of this shape takes five times as long.
+    # Two sums: matrix products of this shape, tiny matrices by the thousand, are slow.
     (xx, xy), (yx, yy) = (row.unbind(1) for row in inverse[..., None, None].unbind(1))
     grid = torch.stack([(xx * x + xy * y) * (2 / width), (yx * x + yy * y) * (2 / height)], -1)
     # Half precision has too few digits for the coordinates, and no kernel on some devices.

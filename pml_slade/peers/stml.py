@@ -16,7 +16,7 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..exceptions import DataError
+from ..clustering import checked_embeddings, unit_rows
 from ..functional import EPS, at_least_float32
 
 
@@ -214,7 +214,7 @@ class NeighbourBatches(Sampler[int]):
             ("num_batches", num_batches),
         ):
             _check_count(name, count)
-        self._unit = _unit_rows(embeddings)
+        self._unit = unit_rows(checked_embeddings(embeddings))
         if batch_size % num_neighbours:
             raise ValueError(
                 f"batch_size must be a multiple of num_neighbours={num_neighbours}, got {batch_size}."
@@ -248,15 +248,6 @@ class NeighbourBatches(Sampler[int]):
         itself_last = np.argsort(found == queries[:, None], axis=1, kind="stable")
         others = np.take_along_axis(found, itself_last, axis=1)[:, :-1]
         return np.concatenate([queries[:, None], others], axis=1)
-
-
-def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    x = np.ascontiguousarray(embeddings, dtype=np.float32)
-    if x.ndim != 2 or 0 in x.shape:
-        raise DataError(f"embeddings must have shape (N, d) with N, d >= 1, got {x.shape}.")
-    if not np.isfinite(x).all():
-        raise DataError("embeddings hold values that are not finite; check the weights and learning rate.")
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), EPS)
 
 
 def _check_count(name: str, count: int) -> None:

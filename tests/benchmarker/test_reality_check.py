@@ -1,11 +1,9 @@
 """The command that runs the whole comparison: what is run when, and what is said about it."""
 
-import importlib.util
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 pytest.importorskip("powerful_benchmarker")
 
@@ -13,19 +11,10 @@ from pml_slade.benchmarker import rows
 from pml_slade.exceptions import ConfigError
 from pml_slade.reports.experiments import Experiment, Run
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(BENCHMARKS))  # as python does for a script
-    try:
-        spec = importlib.util.spec_from_file_location("reality_check", BENCHMARKS / "reality_check.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load_script("reality_check")
 
 
 def scores(value):

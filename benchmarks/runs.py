@@ -1,0 +1,62 @@
+"""What the scripts that train share: arguments, runs at once, and teachers that several students have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from writing import test
+
+from pml_slade.checkpoints import write_atomic
+from pml_slade.pipeline import Result
+
+
+def arguments(description: str | None, name: str, results: Path) -> argparse.ArgumentParser:
+    """A parser of what all scripts on Omniglot take.
+
+    Args:
+        description: for people.
+        name: of the script's folder of runs.
+        results: file that it writes to by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=results, help="file the results are written to")
+    return parser
+
+
+def in_parallel(jobs: int, job: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
+    """Do a job for each task, some at once, each in one thread."""
+    with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(job, tasks))
+
+
+def share_teacher(source: Path, output: Path) -> None:
+    """Give a run the trained teacher of another, which must have the same settings of the teacher."""
+    for file in ("model.safetensors", "result.json"):  # the result last: it says that the row is done
+        if not (output / "teacher" / file).exists():
+            write_atomic(output / "teacher" / file, (source / "teacher" / file).read_bytes())
+
+
+def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:
+    """Those settings that a teacher depends on. Its classifier is a basis.
+
+    Examples:
+        >>> of_the_teacher(["tolerance=0", "student.steps=5", "student.basis.logit_scale=null"])
+        ('tolerance=0', 'student.basis.logit_scale=null')
+    """
+    students = ("student.", "peers.")
+    return tuple(s for s in settings if s.startswith("student.basis.") or not s.startswith(students))
+
+
+def map_at_r(results: Iterable[Result], row: str) -> float:
+    """A row's MAP@R on the test classes."""
+    return test(next(result for result in results if result.row == row))["MAP@R"]

@@ -12,7 +12,7 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from ..clustering import class_means, embed, suggest_num_clusters
-from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
+from ..datasets.pseudo_label_dataset import LEFT_OUT, PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
 
 logger = logging.getLogger("pml_slade")
@@ -88,21 +88,36 @@ class PoolLabeling:
         return _as_module(self.models if self.teacher is None else self.teacher).to(self.data_device)
 
     def _start_clusters(self, pool: PseudoLabelDataset) -> None:
-        """Let a loss with a vector per cluster start from the pool's centroids, and its optimizer anew."""
+        """Let a loss with a vector per cluster start from the pool's centroids, and its optimizer anew.
+
+        Of a pool that is labeled anew, vectors start from what was learned: the mean of those that the
+        images of a cluster had before.
+        """
         starting = self._cluster_losses()
         if not starting:
             return
-        follows = self.teacher is None or isinstance(self.teacher, dict)  # it embeds as the models do
-        if pool.clusters is not None and follows:
-            centroids = pool.clusters.centroids
-        else:
-            model = self._teacher() if follows else _as_module(self.models)
-            centroids = class_means(self._embed_pool(pool, model), pool.pseudo_labels)
+        centroids = torch.as_tensor(self._centroids(pool))
         for loss in starting:
-            loss.start_from(torch.as_tensor(centroids))
+            loss.start_from(self._learned(loss, pool, centroids) if self._pool_is_ready else centroids)
             for optimizer in self.optimizers.values():
                 for parameter in loss.parameters():
                     optimizer.state.pop(parameter, None)
+
+    def _centroids(self, pool: PseudoLabelDataset) -> np.ndarray:
+        follows = self.teacher is None or isinstance(self.teacher, dict)  # it embeds as the models do
+        if pool.clusters is not None and follows:
+            return pool.clusters.centroids
+        model = self._teacher() if follows else _as_module(self.models)
+        return class_means(self._embed_pool(pool, model), pool.pseudo_labels)
+
+    def _learned(self, loss: Any, pool: PseudoLabelDataset, centroids: Tensor) -> Tensor:
+        """Mean vectors of each cluster's images so far; the centroids where none had any."""
+        before, now = self.unlabeled_dataset.pseudo_labels, pool.pseudo_labels
+        vectors = loss.V.detach().cpu().numpy()[np.maximum(before, 0)]
+        means = class_means(vectors, np.where(before < 0, LEFT_OUT, now))
+        learned = torch.zeros_like(centroids)
+        learned[: len(means)] = torch.as_tensor(means)
+        return torch.where(learned.any(1, keepdim=True), learned, centroids)
 
     def _cluster_losses(self) -> list[Any]:
         loss = self.loss_funcs["unlabeled_metric_loss"]

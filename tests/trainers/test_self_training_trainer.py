@@ -830,22 +830,47 @@ def with_cluster_basis(build, num_clusters=3, **kwargs):
     return build(basis=basis, loss_funcs={"unlabeled_metric_loss": clusters}, **kwargs), clusters
 
 
-def test_vectors_of_clusters_start_at_the_centroids_at_each_labeling(build):
-    started = []
-    built, clusters = with_cluster_basis(
-        build,
-        teacher={"trunk": Counting()},
-        relabel_every=1,
-        end_of_labeling_hook=lambda t: started.append(
-            np.allclose(
-                clusters.V.detach()[: int(clusters.num_active)], t.unlabeled_dataset.clusters.centroids
-            )
-        ),
+def test_vectors_of_clusters_start_at_the_centroids_and_then_from_what_their_images_had(build):
+    built, clusters = with_cluster_basis(build, teacher={"trunk": Counting()}, relabel_every=1)
+    trainer, turns = built.trainer, []
+    changing_teacher(trainer)
+    label = trainer.label_pool
+
+    def spy():
+        before = clusters.V.detach().clone()
+        labels = getattr(trainer.unlabeled_dataset, "pseudo_labels", None)
+        label()
+        turns.append((before, labels, clusters.V.detach().clone(), trainer.unlabeled_dataset))
+
+    trainer.label_pool = spy
+    trainer.train(num_epochs=3)
+    _, _, first, pool = turns[0]
+    assert np.allclose(first[: len(pool.clusters.centroids)], pool.clusters.centroids)
+    for before, labels, now, pool in turns[1:]:
+        units = torch.nn.functional.normalize(before)
+        for cluster in range(int(pool.pseudo_labels.max()) + 1):
+            had = units[labels[pool.pseudo_labels == cluster]]
+            assert torch.allclose(now[cluster], torch.nn.functional.normalize(had.mean(0), dim=0), atol=1e-6)
+    assert any(
+        len(set(labels)) > 1 and not np.array_equal(labels, p.pseudo_labels) for _, labels, _, p in turns[1:]
     )
-    changing_teacher(built.trainer)
-    built.trainer.train(num_epochs=3)
-    assert started == [True] * 3
-    assert not np.allclose(clusters.V.detach(), built.trainer.unlabeled_dataset.clusters.centroids)
+
+
+def test_a_cluster_of_images_that_had_none_starts_at_its_centroid(build):
+    built, clusters = with_cluster_basis(build)
+    trainer = built.trainer
+    trainer.train(num_epochs=1)
+    labels = trainer.unlabeled_dataset.pseudo_labels.copy()
+    trainer.restore_pool(torch.from_numpy(np.where(labels == 1, -1, labels)))
+    trainer.label_pool()
+    found = trainer.unlabeled_dataset
+    new = [
+        (found.pseudo_labels[labels == 1] == c).all() and (labels[found.pseudo_labels == c] == 1).all()
+        for c in range(3)
+    ]
+    assert sum(new) == 1
+    at_centroid = np.isclose(clusters.V.detach(), found.clusters.centroids).all(1)
+    assert at_centroid.tolist() == new
 
 
 def test_their_optimizer_starts_anew_with_them(build):

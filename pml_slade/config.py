@@ -245,7 +245,7 @@ class BasisConfig(Section):
     momentum: float = Field(0.99, ge=0, lt=1)
     logit_scale: float | None = Field(16.0, gt=0)
     straight_through: bool = True
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-3, gt=0, description="of its vectors")
     warmup: int = Field(0, ge=0, description="first steps, in which the basis alone is trained")
 
 

@@ -722,7 +722,7 @@ def test_the_best_method_has_a_vector_for_each_cluster(run):
     assert isinstance(loss, ClusterBasisLoss)
     assert loss.basis is slade.loss_funcs["basis_loss"]
     assert (len(loss.V), len(oracle.loss_funcs["unlabeled_metric_loss"].V)) == (6, POOL_CLASSES)
-    assert slade.optimizers["unlabeled_metric_loss_optimizer"].param_groups[0]["lr"] == 1e-3
+    assert slade.optimizers["unlabeled_metric_loss_optimizer"].param_groups[0]["lr"] == 3e-3
     assert pseudo.loss_funcs["unlabeled_metric_loss"] is pseudo.loss_funcs["metric_loss"]
 
 

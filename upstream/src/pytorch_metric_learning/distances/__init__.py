@@ -1,0 +1,1 @@
+from .basis_similarity import BasisSimilarity

@@ -1,0 +1,1 @@
+from .feature_basis_loss import FeatureBasisLoss

@@ -1,0 +1,1 @@
+from .threshold_pair_miner import ThresholdPairMiner

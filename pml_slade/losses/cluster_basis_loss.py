@@ -30,7 +30,7 @@ class ClusterBasisLoss(BaseMetricLossFunction):
     Default reducer: MeanReducer. It gets ``loss`` per sample.
 
     Raises:
-        ValueError: num_clusters below 1; embeddings of another size; labels of no active cluster.
+        ValueError: num_clusters below 1; embeddings of another size; labels of no active cluster; pairs.
 
     Examples:
         >>> basis = FeatureBasisLoss(num_classes=3, embedding_size=8)
@@ -85,7 +85,11 @@ class ClusterBasisLoss(BaseMetricLossFunction):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Return the loss of each sample; pairs and references have no meaning here."""
+        """Return the loss of each sample."""
+        if indices_tuple is not None or (ref_emb is not None and ref_emb is not embeddings):
+            raise ValueError(
+                "indices_tuple and ref_emb concern pairs, and this loss classifies samples: leave miners out."
+            )
         if len(embeddings) == 0:
             return self.zero_losses()
         active = int(self.num_active)

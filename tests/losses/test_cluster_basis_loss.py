@@ -77,6 +77,15 @@ def test_labels_of_no_cluster_are_refused():
         loss(torch.randn(3, 2), torch.tensor([3, 4, 4]))
 
 
+def test_pairs_are_refused():
+    _, loss = make()
+    embeddings, labels = torch.randn(4, SIZE), torch.tensor([3, 4, 5, 6])
+    with pytest.raises(ValueError, match="leave miners out"):
+        loss(embeddings, labels, (labels,) * 4)
+    with pytest.raises(ValueError, match="leave miners out"):
+        loss.compute_loss(embeddings, labels, ref_emb=embeddings.clone(), ref_labels=labels)
+
+
 @pytest.mark.parametrize("clusters", [0, -1, 1.5])
 def test_a_number_of_clusters_that_is_none_is_refused(clusters):
     with pytest.raises(ValueError, match="num_clusters"):

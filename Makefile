@@ -4,7 +4,7 @@ PY := .venv/bin/python
 BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 
-.PHONY: demo test unit legacy benchmark-smoke lint format types docs clean
+.PHONY: demo test unit legacy benchmark-smoke upstream lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -22,6 +22,10 @@ legacy: .venv-benchmark/ready
 # SwAV, its fine-tuning, T2 and S2 on Glyphs under powerful-benchmarker, then their table.
 benchmark-smoke: .venv-benchmark/ready
 	$(BENCHMARK) benchmarks/reality_check.py glyphs t2 s2 --reproductions 0 --no-write
+
+# The contribution to PML, made anew, laid over a copy of the installed PML and tested there.
+upstream: .venv/ready
+	$(PY) upstream/contribution.py --try
 
 lint: .venv/ready
 	$(PY) -m ruff check .

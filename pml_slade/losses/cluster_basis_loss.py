@@ -14,9 +14,9 @@ class ClusterBasisLoss(BaseMetricLossFunction):
     """Classifies pseudo-labeled samples by a basis with a vector per class and per cluster.
 
     Ours, not the paper's: Eq. 3 brought to the pool. The vectors of the labeled classes are those of
-    `basis`, so that a pool sample is told apart from these, too; each cluster has one more, which starts
-    at its centroid. A SelfTrainingTrainer that has this loss as ``unlabeled_metric_loss`` starts them anew
-    whenever it has labeled the pool.
+    `basis`, so that a pool sample is told apart from these, too; each cluster has one more. A
+    SelfTrainingTrainer that has this loss as ``unlabeled_metric_loss`` starts them at the centroids, and
+    when it labels the pool anew, at the mean of the vectors that a cluster's images had before.
 
     Args:
         basis: whose ``W``, ``num_classes`` and ``logit_scale`` are used. Gradients reach its ``W``.

@@ -12,9 +12,8 @@ STATE = ("embedding_memory", "label_memory", "queue_idx", "has_been_filled")
 class Memory(CrossBatchMemory):
     """PML's CrossBatchMemory with all of its queue in the state dict, in both generations of PML.
 
-    Args:
-        args, kwargs: see CrossBatchMemory. A miner belongs here, not into the trainer: PML 2.x takes pairs
-            that a trainer mines for pairs with the memory.
+    Its arguments are CrossBatchMemory's. A miner belongs here, not into the trainer: PML 2.x takes pairs that
+    a trainer mines for pairs with the memory.
 
     Examples:
         >>> import torch

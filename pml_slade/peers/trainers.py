@@ -20,8 +20,8 @@ class MomentumTrainer(SelfTrainingTrainer):
     (see `datasets.batch_transforms`); the student sees the first ones.
 
     Args:
-        teacher: `models` of a ModelAverage that follows the student.
-        args, kwargs: see SelfTrainingTrainer.
+        args: see SelfTrainingTrainer.
+        kwargs: likewise; ``teacher`` is the `models` of a ModelAverage that follows the student.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,7 +55,8 @@ class SelfTaughtTrainer(MomentumTrainer):
 
     Args:
         neighbours: nearest neighbours of an image in a batch, itself counted.
-        args, kwargs: see MomentumTrainer; `clustering_dataset` is embedded to find neighbours.
+        args: see MomentumTrainer.
+        kwargs: see MomentumTrainer; ``clustering_dataset`` is embedded to find neighbours.
     """
 
     def __init__(self, *args: Any, neighbours: int = 4, **kwargs: Any) -> None:

@@ -8,6 +8,9 @@ from .. import TEST_DEVICE, TEST_DTYPES
 
 
 class TestBasisSimilarity(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+
     def test_basis_similarity(self):
         for dtype in TEST_DTYPES:
             W = torch.randn(5, 8, dtype=dtype, device=TEST_DEVICE)

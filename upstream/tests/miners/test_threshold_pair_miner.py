@@ -29,6 +29,9 @@ def as_sets(indices_tuple):
 
 
 class TestThresholdPairMiner(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+
     def test_threshold_pair_miner(self):
         settings = (
             (CosineSimilarity(), 0.4, -0.2),
@@ -56,12 +59,12 @@ class TestThresholdPairMiner(unittest.TestCase):
 
     def test_thresholds_of_a_basis(self):
         for dtype in TEST_DTYPES:
-            basis = FeatureBasisLoss(num_classes=3, embedding_size=6).to(TEST_DEVICE)
+            basis = FeatureBasisLoss(num_classes=3, embedding_size=8).to(TEST_DEVICE)
             miner = ThresholdPairMiner(basis, basis, distance=basis.similarity)
-            emb = torch.randn(16, 6, dtype=dtype, device=TEST_DEVICE)
             labels = torch.arange(16, device=TEST_DEVICE) % 8
+            emb = torch.nn.functional.one_hot(labels, 8).to(dtype)
+            emb = emb + 0.05 * torch.randn(16, 8, dtype=dtype, device=TEST_DEVICE)
             self.assertTrue(all(len(x) == 0 for x in miner(emb)))
-            emb = emb + 4 * torch.nn.functional.one_hot(labels, 8)[:, :6].to(emb)
             basis(emb, labels)
             pos, neg = basis.thresholds()
             self.assertEqual((pos, neg), (basis.pos_mean.item(), basis.neg_mean.item()))

@@ -12,15 +12,13 @@ import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 from bench_data import clutter, development
-from runs import arguments, in_parallel, map_at_r, of_the_teacher, share_teacher
-from writing import FINDINGS, machine, put_section
+from runs import arguments, in_parallel, measure, of_the_teacher, share_teacher
+from writing import FINDINGS, gained, machine, put_section
 
 from pml_slade.config import load_config
-from pml_slade.pipeline import Pipeline
-from pml_slade.reports.tables import cell, interval, markdown
+from pml_slade.reports.tables import cell, markdown
 
 
 @dataclass(frozen=True)
@@ -130,10 +128,8 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     splits = development(args.omniglot, seed)
     if variant.useless:
         splits = clutter(splits, variant.useless, seed)
-    results = Pipeline(load_config(["omniglot", variant.preset], settings), False, splits).run()
-    score = map_at_r(results, variant.row)
-    print(f"{variant.preset}, {variant.title}, seed {seed}: {score:.1f}", flush=True)
-    return score
+    config = load_config(["omniglot", variant.preset], settings)
+    return measure(config, splits, variant.row, f"{variant.preset}, {variant.title}")
 
 
 def folder(runs: Path, trial: Trial) -> Path:
@@ -148,10 +144,8 @@ def section(name: str, found: list[list[float]]) -> str:
     lines = []
     for variant, scores in zip(VARIANTS[name], found):
         over = [score - whole for score, whole in zip(scores, found[0])]
-        half = interval(over)
-        difference = f"{mean(over):+.1f}" + ("" if half is None else f" ± {half:.1f}")
         shown = " ".join(f"`{setting}`" for setting in variant.settings)
-        lines.append([variant.title, shown, cell(scores), "" if scores is found[0] else difference])
+        lines.append([variant.title, shown, cell(scores), "" if scores is found[0] else gained(over)])
     about = (
         f"`python benchmarks/ablation.py FOLDER --of {name}`: MAP@R on ten alphabets of Omniglot's "
         f"background set, five others labeled, the rest the pool; mean of {len(found[0])} seeds and half its "

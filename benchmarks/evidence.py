@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 from bench_data import clutter
 from runs import arguments, in_parallel
-from writing import README, RESULTS, machine, put_section, test
+from writing import README, RESULTS, gained, machine, plus_minus, put_section, test
 
 from pml_slade.builders import build_splits
 from pml_slade.config import ROWS, Config, load_config
 from pml_slade.pipeline import Pipeline, Result
-from pml_slade.reports.tables import cell, interval, markdown
+from pml_slade.reports.tables import cell, markdown
 
 PAPER = ("teacher", "control", "pseudo", "basis", "slade", "oracle")
 PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated")
@@ -171,22 +172,15 @@ def against_control(row: str, runs: Sequence[dict[str, Result]]) -> list[str]:
     if row in ("teacher", "control") or "control" not in runs[0]:
         return ["", ""]
     over = [gain(run, row) for run in runs]
-    text = f"{sum(over) / len(over):+.1f}" + plus_minus(over)
     if row == "oracle" or "oracle" not in runs[0]:
-        return [text, ""]
+        return [gained(over), ""]
     shares = [100 * gain(run, row) / gain(run, "oracle") for run in runs]
-    return [text, f"{sum(shares) / len(shares):.0f} %{plus_minus(shares, 0)}"]
+    return [gained(over), f"{mean(shares):.0f} %{plus_minus(shares, 0)}"]
 
 
 def gain(run: dict[str, Result], row: str) -> float:
     """MAP@R over the control."""
     return test(run[row])["MAP@R"] - test(run["control"])["MAP@R"]
-
-
-def plus_minus(values: Sequence[float], digits: int = 1) -> str:
-    """Half the interval, where there is one."""
-    half = interval(values)
-    return "" if half is None else f" ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import torch
 from writing import test
 
 from pml_slade.checkpoints import write_atomic
-from pml_slade.pipeline import Result
+from pml_slade.config import Config
+from pml_slade.datasets.splits import Splits
+from pml_slade.pipeline import Pipeline, Result
 
 
 def arguments(description: str | None, name: str, results: Path) -> argparse.ArgumentParser:
@@ -47,14 +49,16 @@ def share_teacher(source: Path, output: Path) -> None:
 
 
 def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:
-    """Those settings that a teacher depends on. Its classifier is a basis.
-
-    Examples:
-        >>> of_the_teacher(["tolerance=0", "student.steps=5", "student.basis.logit_scale=null"])
-        ('tolerance=0', 'student.basis.logit_scale=null')
-    """
+    """Those settings that a teacher depends on. Its classifier is a basis."""
     students = ("student.", "peers.")
     return tuple(s for s in settings if s.startswith("student.basis.") or not s.startswith(students))
+
+
+def measure(config: Config, splits: Splits, row: str, title: str) -> float:
+    """Train a row; its MAP@R on the test classes of the splits."""
+    score = map_at_r(Pipeline(config, progress=False, splits=splits).run(), row)
+    print(f"{title}, seed {config.seed}: {score:.1f}", flush=True)
+    return score
 
 
 def map_at_r(results: Iterable[Result], row: str) -> float:

@@ -14,11 +14,10 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import development
-from runs import arguments, in_parallel, map_at_r, share_teacher
+from runs import arguments, in_parallel, measure, share_teacher
 from writing import FINDINGS, machine, put_section
 
 from pml_slade.config import ROWS, load_config
-from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
 TRIED = {
@@ -58,10 +57,7 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
         share_teacher(folder(args.runs, ("teacher", "", seed)), output)
     fixed = [f"rows=[{row}]", f"seed={seed}", f"output={output}", "device=cpu", "data.check_duplicates=false"]
     config = load_config(["omniglot", "best"], [*args.overrides, *settings.split(), *fixed])
-    results = Pipeline(config, progress=False, splits=development(args.omniglot, seed)).run()
-    score = map_at_r(results, row)
-    print(f"{row} {settings} seed {seed}: {score:.1f}", flush=True)
-    return score
+    return measure(config, development(args.omniglot, seed), row, f"{row} {settings}")
 
 
 def folder(runs: Path, trial: Trial) -> Path:

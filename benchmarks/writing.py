@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 
 import torch
 
@@ -19,11 +20,21 @@ README = ROOT / "README.md"
 RESULTS, FINDINGS = ROOT / "docs" / "results.md", ROOT / "docs" / "findings.md"
 
 
+def gained(over: Sequence[float]) -> str:
+    """Mean of differences, and half its interval where there is one."""
+    return f"{mean(over):+.1f}{plus_minus(over)}"
+
+
+def plus_minus(values: Sequence[float], digits: int = 1) -> str:
+    """Half the interval, where there is one."""
+    half = interval(values)
+    return "" if half is None else f" ± {half:.{digits}f}"
+
+
 def by_seed(over: Sequence[float]) -> str:
     """Differences of MAP@R: their mean, half its interval, and each."""
-    half = interval(over)
-    spread = "" if half is None else f" ± {half:.1f}"
-    return f"{sum(over) / len(over):+.1f} MAP@R{spread} (by seed: {', '.join(f'{g:+.1f}' for g in over)})."
+    each = ", ".join(f"{g:+.1f}" for g in over)
+    return f"{mean(over):+.1f} MAP@R{plus_minus(over)} (by seed: {each})."
 
 
 def test(result: Result) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -113,54 +114,78 @@ def train(labeled: Any = None, pool: Any = None, **kwargs: Any) -> None:
         raise ArithmeticError("the model learns nothing")
 
 
-PROXIES = "On the pool its weights stand for pseudo-classes: `relabel_every` must stay 0."
+PROXIES = "On the pool its weights stand for pseudo-classes: leave `relabel_every` at 0."
 TWO_VIEWS = "It compares two views of each image, without labels; our trainer gives it one, with labels."
-NO_PAIRS = "It takes no pairs from a miner, of PML's neither."
-BY_NAME = "PML 2.9 wraps losses of a fixed list of names."
-# Why a class does not go. A cell that says no has a sentence here, and a test makes sure of it.
+NO_PAIRS = ("indices_tuple is not supported", "It takes no pairs from a miner, of PML's neither.")
+BY_NAME = ("not supported for FeatureBasisLoss", "PML 2.9 wraps losses of a fixed list of names.")
+# Why a class does not go: what its error says, and a sentence. A "no" for another reason is a mistake here.
 WHY = {
-    "DynamicSoftMarginLoss": "Its histogram keeps the graph of the step before (PML 2.9) and fails.",
+    "DynamicSoftMarginLoss": ("second time", "Its histogram keeps the graph of the step before (PML 2.9)."),
     "InstanceLoss": NO_PAIRS,
-    "ManifoldLoss": "It takes no labels, and PML's trainers give them.",
+    "ManifoldLoss": ("labels are ref_labels are not", "It takes no labels, and PML's trainers give them."),
     "P2SGradLoss": NO_PAIRS,
     "PNPLoss": NO_PAIRS,
     "RankedListLoss": NO_PAIRS,
-    "SelfSupervisedLoss": TWO_VIEWS,
-    "VICRegLoss": TWO_VIEWS,
-    "HierarchicalSampler": "It draws whole batches; PML's trainers take samplers of single images.",
-    "BatchedDistance": "It gives distances in parts, to a function of yours; miners look at all of them.",
-    "DivisorReducer": "It divides by a number that the loss must name; ours, as most, names none.",
-    "DoNothingReducer": "It leaves the parts as they are, and there is nothing to go backward from.",
-    "CrossBatchMemory(FeatureBasisLoss)": BY_NAME + " Our loss itself takes `ref_emb`.",
+    "SelfSupervisedLoss": ("forward.* takes 3", TWO_VIEWS),
+    "VICRegLoss": ("not supported for this loss", TWO_VIEWS),
+    "HierarchicalSampler": ("list", "It draws whole batches; PML's trainers take samplers of single images."),
+    "BatchedDistance": (
+        "not callable",
+        "It gives distances in parts, to a function of yours; miners look at all of them.",
+    ),
+    "DivisorReducer": (
+        "divisor",
+        "It divides by a number that the loss must name; ours, as most, names none.",
+    ),
+    "DoNothingReducer": (
+        "backward",
+        "It leaves the parts as they are; there is nothing to go backward from.",
+    ),
+    "CrossBatchMemory(FeatureBasisLoss)": BY_NAME,
     "SelfSupervisedLoss(FeatureBasisLoss)": BY_NAME,
 }
 # What to know of a class that goes.
+TWO_PROCESSES = "`tests/test_distributed.py` compares two processes with one."
 NOTES = {
     "ClassWeightedReducer": "With a weight for each annotated class and pseudo-class.",
     "EmbeddingsAlreadyPackagedAsTriplets": "In batches of whole triplets, which `FixedSetOfTriplets` draws.",
     "MultipleReducers": "By names of the parts: `ce_loss`, `sd_loss`.",
     "SmoothAPLoss": "With as many images of each class in a batch, as MPerClassSampler draws them.",
-    "TuplesToWeightsSampler": "On the pool, of the dataset in the format of PML's testers.",
+    "DistributedLossWrapper(FeatureBasisLoss)": TWO_PROCESSES,
+    "DistributedMinerWrapper(ThresholdPairMiner)": TWO_PROCESSES,
 }
 
 
 def tried(trial: Callable[[], Any]) -> str:
-    """yes, or no where that fails."""
+    """Nothing, or the error of what does not work."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial()
-    except Exception:
-        return "no"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     finally:
         logging.disable(logging.NOTSET)
-    return "yes"
+    return ""
 
 
-def line(name: str, cells: list[str], note: str = "") -> list[str]:
-    """A line of a table, with its sentence."""
-    return [f"`{name}`", *cells, WHY.get(name, "") if "no" in cells else NOTES.get(name, note)]
+def line(name: str, errors: list[str], note: str = "") -> list[str]:
+    """A line of a table: yes or no for each trial, and a sentence.
+
+    Raises:
+        AssertionError: something does not work for a reason that WHY does not give.
+    """
+    expected, sentence = WHY.get(name, ("an entry of WHY", ""))
+    for error in filter(None, errors):
+        assert re.search(expected, error), f"{name}: {error}"
+    failed = any(errors)
+    assert failed or name not in WHY, f"{name} works: WHY says it does not"
+    return [
+        f"`{name}`",
+        *("no" if error else "yes" for error in errors),
+        sentence if failed else NOTES.get(name, note),
+    ]
 
 
 def by_losses() -> list[list[str]]:
@@ -168,12 +193,12 @@ def by_losses() -> list[list[str]]:
     lines = []
     for name, kind in classes(losses).items():
         mined = {"unlabeled_miner": ThresholdPairMiner(0.5, 0.2)}
-        cells = [
+        errors = [
             tried(lambda: train(labeled=build(name, kind, NUM_CLASSES))),
             tried(lambda: train(pool=build(name, kind, ALL))),
             tried(lambda: train(pool=build(name, kind, ALL), mining_funcs=mined)),
         ]
-        lines.append(line(name, cells, PROXIES if list(build(name, kind, ALL).parameters()) else ""))
+        lines.append(line(name, errors, PROXIES if list(build(name, kind, ALL).parameters()) else ""))
     return lines
 
 
@@ -183,11 +208,11 @@ def by_miners() -> list[list[str]]:
     for name, kind in classes(miners).items():
         triplets = {"batch_size": 12} if name == "EmbeddingsAlreadyPackagedAsTriplets" else {}
         loss = losses.TripletMarginLoss(margin=2)
-        cells = [
+        errors = [
             tried(lambda: train(labeled=loss, mining_funcs={"tuple_miner": kind()}, **triplets)),
             tried(lambda: train(pool=loss, mining_funcs={"unlabeled_miner": kind()})),
         ]
-        lines.append(line(name, cells))
+        lines.append(line(name, errors))
     return lines
 
 
@@ -200,14 +225,14 @@ def by_samplers() -> list[list[str]]:
     def made(name: str, dataset: Any, given: np.ndarray) -> Any:
         arguments: dict[str, tuple[Any, ...]] = {
             "FixedSetOfTriplets": (given, 50),
-            "HierarchicalSampler": (np.stack([given, given % 2], 1), 8, 2),
+            "HierarchicalSampler": (np.stack([given, given % 2], 1), 8, 2, 40),
             "MPerClassSampler": (given, 4, 12, STEPS * 12),
             "TuplesToWeightsSampler": (torch.nn.Linear(SIZE, SIZE), miners.BatchHardMiner(), dataset),
         }
         return getattr(samplers, name)(*arguments[name])
 
     for name in classes(samplers):
-        cells = [
+        errors = [
             tried(lambda: train(labeled=loss, sampler=made(name, images(), labels), batch_size=12)),
             tried(
                 lambda: train(
@@ -217,7 +242,7 @@ def by_samplers() -> list[list[str]]:
                 )
             ),
         ]
-        lines.append(line(name, cells))
+        lines.append(line(name, errors))
     return lines
 
 
@@ -274,7 +299,9 @@ def by_wrappers() -> list[list[str]]:
             embeddings, embeddings
         ),
         "DistributedLossWrapper(FeatureBasisLoss)": lambda: DistributedLossWrapper(basis)(embeddings, labels),
-        "DistributedMinerWrapper(ThresholdPairMiner)": lambda: DistributedMinerWrapper(miner),
+        "DistributedMinerWrapper(ThresholdPairMiner)": lambda: DistributedMinerWrapper(
+            miner
+        ),  # needs a group
     }
     return [line(name, [tried(trial)]) for name, trial in trials.items()]
 
@@ -292,7 +319,7 @@ INTRO = """# What goes with pytorch-metric-learning
 `python docs/compatibility.py` wrote these tables: it builds each class of PML 2.9, trains some steps of a
 SelfTrainingTrainer with it, and says yes if the losses are finite and the model learns. Losses are tried as
 `metric_loss`, on the labeled images, and as `unlabeled_metric_loss`, on the pool, each alone, and there also
-with pairs that a ThresholdPairMiner finds.
+with pairs that a ThresholdPairMiner finds. Reducers and wrappers are called on a batch.
 """
 
 

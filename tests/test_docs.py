@@ -25,12 +25,7 @@ def test_the_page_of_settings_is_what_its_script_writes():
 
 @pytest.mark.skipif(LEGACY, reason="it is about the classes of PML 2.9")
 def test_the_page_of_compatibility_is_what_trying_each_class_gives():
-    compatibility = script("compatibility")
-    written = (ROOT / "docs" / "compatibility.md").read_text()
-    assert written == compatibility.page(), "run: python docs/compatibility.py"
-    lines = [line for line in written.splitlines() if line.startswith("| `")]
-    assert {f"`{name}`" for name in compatibility.WHY} == {
-        line.split(" | ")[0].removeprefix("| ") for line in lines if "| no" in line
-    }
-    for line in lines:
-        assert not ("| no" in line and line.endswith("|  |")), f"unexplained: {line}"
+    page = script("compatibility").page()  # which fails for a "no" that has no reason, or another one
+    assert (ROOT / "docs" / "compatibility.md").read_text() == page, "run: python docs/compatibility.py"
+    assert "| no" in page
+    assert not [line for line in page.splitlines() if "| no" in line and line.endswith("|  |")]

@@ -120,3 +120,8 @@ def test_the_defaults_are_among_the_settings_tried():
         found = [resolved(*settings.split()) for settings in tried]
         assert len(found) == 4
         assert resolved() in found or (row == "slade" and resolved()[0] in [student for student, _ in found])
+
+
+def test_a_teacher_depends_on_its_own_settings_and_on_those_of_its_classifier():
+    settings = ["tolerance=0", "student.steps=5", "student.basis.logit_scale=null", "peers.memory_size=9"]
+    assert load_script("runs").of_the_teacher(settings) == ("tolerance=0", "student.basis.logit_scale=null")

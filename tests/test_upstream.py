@@ -3,8 +3,6 @@
 import importlib.util
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,11 +66,6 @@ def test_it_reads_like_pml(script):
 def test_an_import_that_has_no_counterpart_is_an_error(script):
     with pytest.raises(SystemExit, match="IMPORTS does not say"):
         script.as_theirs("from ..compat import silent_epochs\n")
-
-
-def test_one_command_does_all_of_it():
-    command = [sys.executable, str(UPSTREAM / "contribution.py"), "--help"]
-    assert "--try" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("kind", [FeatureBasisLoss, ThresholdPairMiner, BasisSimilarity])

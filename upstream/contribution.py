@@ -92,11 +92,15 @@ def as_theirs(text: str) -> str:
         r"^(?:from|import) (?:\.\.compat|pytorch_metric_learning).*$", text, re.MULTILINE
     ):
         raise SystemExit(f"IMPORTS does not say what becomes of: {foreign}")
-    return formatted(text)
+    return text
 
 
 class Plain(cst.CSTTransformer):
     """Takes annotations out, and examples out of docstrings."""
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> bool:
+        """A NamedTuple is made of its annotations."""
+        return not any(isinstance(b.value, cst.Name) and b.value.value == "NamedTuple" for b in node.bases)
 
     def leave_Param(self, original_node: cst.Param, updated_node: cst.Param) -> cst.Param:
         """Parameters."""
@@ -110,10 +114,8 @@ class Plain(cst.CSTTransformer):
 
     def leave_AnnAssign(
         self, original_node: cst.AnnAssign, updated_node: cst.AnnAssign
-    ) -> cst.Assign | cst.AnnAssign | cst.RemovalSentinel:
-        """Variables; NamedTuples need theirs."""
-        if isinstance(updated_node.target, cst.Name) and updated_node.target.value in ("mean", "var", "seen"):
-            return updated_node
+    ) -> cst.Assign | cst.RemovalSentinel:
+        """Variables."""
         if updated_node.value is None:
             return cst.RemoveFromParent()
         return cst.Assign([cst.AssignTarget(updated_node.target)], updated_node.value)

@@ -96,9 +96,9 @@ class PoolLabeling:
         starting = self._cluster_losses()
         if not starting:
             return
-        centroids = torch.as_tensor(self._centroids(pool))
         for loss in starting:
-            loss.start_from(self._learned(loss, pool, centroids) if self._pool_is_ready else centroids)
+            vectors = self._learned(loss, pool) if self._pool_is_ready else self._centroids(pool)
+            loss.start_from(torch.as_tensor(vectors))
             for optimizer in self.optimizers.values():
                 for parameter in loss.parameters():
                     optimizer.state.pop(parameter, None)
@@ -110,14 +110,17 @@ class PoolLabeling:
         model = self._teacher() if follows else _as_module(self.models)
         return class_means(self._embed_pool(pool, model), pool.pseudo_labels)
 
-    def _learned(self, loss: Any, pool: PseudoLabelDataset, centroids: Tensor) -> Tensor:
+    def _learned(self, loss: Any, pool: PseudoLabelDataset) -> np.ndarray:
         """Mean vectors of each cluster's images so far; the centroids where none had any."""
         before, now = self.unlabeled_dataset.pseudo_labels, pool.pseudo_labels
         vectors = loss.V.detach().cpu().numpy()[np.maximum(before, 0)]
         means = class_means(vectors, np.where(before < 0, LEFT_OUT, now))
-        learned = torch.zeros_like(centroids)
-        learned[: len(means)] = torch.as_tensor(means)
-        return torch.where(learned.any(1, keepdim=True), learned, centroids)
+        learned = np.zeros((now.max() + 1, means.shape[1]), np.float32)
+        learned[: len(means)] = means
+        unknown = ~learned.any(axis=1)
+        if unknown.any():
+            learned[unknown] = self._centroids(pool)[unknown]
+        return learned
 
     def _cluster_losses(self) -> list[Any]:
         loss = self.loss_funcs["unlabeled_metric_loss"]

@@ -11,13 +11,15 @@ demo: .venv/ready
 
 test: lint types unit legacy
 
-# One thread: the tests' models are tiny, and two threads would wait for each other.
+# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
+
 unit: .venv/ready
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	$(call PYTEST,$(PY))
 
 # The same tests under powerful-benchmarker and the PML that it pins, and those that need it.
 legacy: .venv-benchmark/ready
-	OMP_NUM_THREADS=1 $(BENCHMARK) -m pytest
+	$(call PYTEST,$(BENCHMARK))
 
 # SwAV, its fine-tuning, T2 and S2 on Glyphs under powerful-benchmarker, then their table.
 benchmark-smoke: .venv-benchmark/ready

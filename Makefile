@@ -3,6 +3,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
+# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test unit legacy benchmark-smoke upstream lint format types docs clean
 
@@ -10,9 +12,6 @@ demo: .venv/ready
 	$(PY) -m pml_slade demo
 
 test: lint types unit legacy
-
-# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
 unit: .venv/ready
 	$(call PYTEST,$(PY))

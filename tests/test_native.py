@@ -102,13 +102,13 @@ def test_record_keeper_sees_what_they_record(tmp_path, monkeypatch):
         record_writer=record_keeper.RecordWriter(str(tmp_path)),
         attributes_to_search_for=c_f.list_of_recordable_attributes_list_names(),
     )
-    keeper.update_records(
-        {"loss_funcs": {"basis_loss": basis}, "mining_funcs": {"unlabeled_miner": miner}}, 1
-    )
-    records = keeper.record_writer.records
-    loss = next(series for name, series in records.items() if "basis_loss" in name and "mu_pos" in series)
-    assert loss["mu_pos"] == {1: pytest.approx(basis.pos_mean.item())}
-    assert loss["margin"] == {1: 0.5}
-    mined = next(series for name, series in records.items() if "miner" in name)
-    assert mined["pos_threshold"] == {1: pytest.approx(basis.pos_mean.item())}
-    assert mined["num_pos_pairs"][1] > 0
+    keeper.update_records({"basis_loss": basis, "unlabeled_miner": miner}, 1)
+    records = {  # by iteration, or, by the older one, in order
+        group: {name: [*(v.values() if isinstance(v, dict) else v)] for name, v in series.items()}
+        for group, series in keeper.record_writer.records.items()
+    }
+    loss, mined = records["basis_loss_FeatureBasisLoss"], records["unlabeled_miner_ThresholdPairMiner"]
+    assert loss["mu_pos"] == [pytest.approx(basis.pos_mean.item())]
+    assert loss["margin"] == [0.5]
+    assert mined["pos_threshold"] == [pytest.approx(basis.pos_mean.item())]
+    assert mined["num_pos_pairs"][0] > 0

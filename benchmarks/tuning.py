@@ -79,10 +79,10 @@ def section(seeds: list[int], scores: dict[Trial, float]) -> str:
     about = (
         "`python benchmarks/tuning.py FOLDER`: MAP@R on ten alphabets of Omniglot's background set, five "
         "others labeled, the rest the pool. Each row had four settings of its main weight or size to choose "
-        "from; the best mean over seeds is its default. Where that was the largest weight, the smallest made way "
-        "for one larger still. Augmentation, averaging, classifier and teacher are "
-        "the same for all. How the pool is clustered and learned from, which `iterated` and `slade` share or "
-        "`slade` has alone, was chosen on the same classes besides: the ablation below lists it."
+        "from; the best mean over seeds is its default. Where that was the largest weight, the smallest made "
+        "way for one larger still. Augmentation, averaging, classifier and teacher are the same for all. How "
+        "the pool is clustered and learned from, which `iterated` and `slade` share or `slade` has alone, "
+        "was chosen on the same classes besides: the ablation below lists it."
     )
     table = markdown(["row", "settings", "MAP@R", *(f"seed {seed}" for seed in seeds)], lines)
     return "\n\n".join(["## What was tuned", about, table, machine(device="cpu")])

@@ -25,9 +25,9 @@ TRIED = {
     "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
     "self_supervised": [
         f"peers.self_supervised_weight={w} peers.self_supervised_temperature={t}"
-        for w, t in ((0.3, 0.1), (1, 0.1), (3, 0.1), (1, 0.5))
+        for w, t in ((1, 0.1), (3, 0.1), (10, 0.1), (3, 0.5))
     ],
-    "self_taught": [f"peers.self_taught_weight={w}" for w in (0.1, 0.3, 1, 3)],
+    "self_taught": [f"peers.self_taught_weight={w}" for w in (1, 3, 10, 30)],
     "pseudo": [f"peers.pseudo_weight={w}" for w in (0.5, 1, 2, 4)],
     "iterated": [f"peers.iterated_weight={w}" for w in (0.5, 1, 2, 4)],
     "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],

@@ -28,7 +28,7 @@ TRIED = {
         for w, t in ((1, 0.1), (3, 0.1), (10, 0.1), (3, 0.5))
     ],
     "self_taught": [f"peers.self_taught_weight={w}" for w in (1, 3, 10, 30)],
-    "pseudo": [f"peers.pseudo_weight={w}" for w in (0.5, 1, 2, 4)],
+    "pseudo": [f"peers.pseudo_weight={w}" for w in (1, 2, 4, 8)],
     "iterated": [f"peers.iterated_weight={w}" for w in (0.5, 1, 2, 4)],
     "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],
 }

@@ -289,12 +289,12 @@ class StudentConfig(TrainingConfig):
 class PeersConfig(Section):
     """What other methods need beside the student's settings."""
 
-    memory_size: int = Field(512, ge=1, description="embeddings that the cross-batch memory holds")
+    memory_size: int = Field(8192, ge=1, description="embeddings that the cross-batch memory holds")
     mean_teacher_weight: float = Field(1.0, gt=0)
-    self_supervised_weight: float = Field(0.3, gt=0)
+    self_supervised_weight: float = Field(3.0, gt=0)
     self_supervised_temperature: float = Field(0.1, gt=0)
-    self_taught_weight: float = Field(0.1, gt=0)
-    pseudo_weight: float | None = Field(None, gt=0, description="null: student.unlabeled_weight")
+    self_taught_weight: float = Field(3.0, gt=0)
+    pseudo_weight: float | None = Field(4.0, gt=0, description="null: student.unlabeled_weight")
     iterated_weight: float | None = Field(None, gt=0, description="null: student.unlabeled_weight")
     self_taught_neighbours: int = Field(4, ge=1, description="nearest neighbours of each query in a batch")
 

@@ -34,11 +34,11 @@ USELESS = 0.8
 ABOUT = """\
 Test classes, %; mean over seeds and half its 95 % interval (Student's t). In each block, rows but the
 teacher start from its teacher, take as many steps and learn from as many images in them. Which epoch is
-kept is decided on validation classes, held out of the labeled ones, by the rule of the preset; the test
-classes are looked at once. "Over the control" and the share of the oracle's gain are by seed. The settings
-are the presets', the same for all data sets; they were chosen on Omniglot's background alphabets
-(docs/findings.md), which are labeled or in the pool here. Omniglot has 20 drawings of each character, so
-that as many images a cluster as a labeled class has is the true number of classes."""
+kept is decided on validation classes, held out of the labeled ones, by the rule of the preset. "Over the
+control" and the share of the oracle's gain are by seed. The settings are the presets', the same for all
+data sets; they were chosen on Omniglot's background alphabets (docs/findings.md), which are labeled or in
+the pool where Omniglot is the data. It has 20 drawings of each character, so that as many images a cluster
+as a labeled class has is the true number of its classes."""
 
 
 @dataclass(frozen=True)

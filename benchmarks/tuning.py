@@ -82,7 +82,7 @@ def section(seeds: list[int], scores: dict[Trial, float]) -> str:
         "from; the best mean over seeds is its default. Where that was the largest weight, the smallest made "
         "way for one larger still. Augmentation, averaging, classifier and teacher are the same for all. How "
         "the pool is clustered and learned from, which `iterated` and `slade` share or `slade` has alone, "
-        "was chosen on the same classes besides: the ablation below lists it."
+        "was chosen on the same classes besides: ablation.py has its parts."
     )
     table = markdown(["row", "settings", "MAP@R", *(f"seed {seed}" for seed in seeds)], lines)
     return "\n\n".join(["## What was tuned", about, table, machine(device="cpu")])

@@ -299,9 +299,7 @@ def by_wrappers() -> list[list[str]]:
             embeddings, embeddings
         ),
         "DistributedLossWrapper(FeatureBasisLoss)": lambda: DistributedLossWrapper(basis)(embeddings, labels),
-        "DistributedMinerWrapper(ThresholdPairMiner)": lambda: DistributedMinerWrapper(
-            miner
-        ),  # needs a group
+        "DistributedMinerWrapper(ThresholdPairMiner)": lambda: DistributedMinerWrapper(miner),
     }
     return [line(name, [tried(trial)]) for name, trial in trials.items()]
 
@@ -319,7 +317,8 @@ INTRO = """# What goes with pytorch-metric-learning
 `python docs/compatibility.py` wrote these tables: it builds each class of PML 2.9, trains some steps of a
 SelfTrainingTrainer with it, and says yes if the losses are finite and the model learns. Losses are tried as
 `metric_loss`, on the labeled images, and as `unlabeled_metric_loss`, on the pool, each alone, and there also
-with pairs that a ThresholdPairMiner finds. Reducers and wrappers are called on a batch.
+with pairs that a ThresholdPairMiner finds. Reducers and wrappers are called on a batch, but for
+DistributedMinerWrapper, which needs processes.
 """
 
 

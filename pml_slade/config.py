@@ -239,6 +239,7 @@ class BasisConfig(Section):
         description="a vector for each cluster, too, and Eq. 3 over them in place of a ranking loss on the "
         "pool; ours",
     )
+    cluster_margin: float = Field(0.1, ge=0, description="by which cosines with one's own vector have to win")
     regularizer: Literal["sd", "local_ce", "global_ce"] | None = Field(None, description="the paper's is sd")
     margin: float = 0.5
     variance_weight: float = Field(1.0, ge=0)
@@ -383,6 +384,12 @@ class Config(Section):
                 "student.mining=eq7 mines pairs for a ranking loss on the pool, by thresholds from "
                 "the similarity statistics of the basis: student.basis.clusters must be false and "
                 "student.basis.regularizer must not be null, as with -c paper"
+            )
+        basis = student.basis
+        if basis.clusters and basis.cluster_margin and basis.logit_scale is None:
+            raise ValueError(
+                f"student.basis.cluster_margin={basis.cluster_margin} is of cosines, which "
+                "student.basis.logit_scale=null does not take: give a number there, or 0 here"
             )
         if student.unlabeled_loss and student.basis.clusters and not rows & {"pseudo", "iterated"}:
             raise ValueError(

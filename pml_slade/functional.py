@@ -69,6 +69,29 @@ def basis_response(embeddings: Tensor, basis: Tensor) -> Tensor:
         return F.linear(embeddings, basis.to(embeddings))
 
 
+def basis_logits(embeddings: Tensor, basis: Tensor, logit_scale: float | None = None) -> Tensor:
+    """Logits of Eq. 3, the basis response as a classifier has it.
+
+    Args:
+        embeddings: (n, d).
+        basis: (k, d), one row per class.
+        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number takes that many
+            times the cosine between f and each row of W_a, so that growing norms are no way to lower
+            the loss, and a random W_a is no shock to the student.
+
+    Returns:
+        Logits, shape (n, k).
+
+    Examples:
+        >>> basis_logits(torch.tensor([[0.0, 2.0]]), torch.eye(2), logit_scale=16.0)
+        tensor([[ 0., 16.]])
+    """
+    if logit_scale is not None:
+        embeddings = logit_scale * _unit(at_least_float32(embeddings))
+        basis = _unit(basis)
+    return basis_response(embeddings, basis)
+
+
 def basis_cross_entropy(
     embeddings: Tensor, basis: Tensor, labels: Tensor, logit_scale: float | None = None
 ) -> Tensor:
@@ -78,9 +101,7 @@ def basis_cross_entropy(
         embeddings: (n, d).
         basis: (k, d), one row per class.
         labels: (n,), integers in [0, k).
-        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number takes that many
-            times the cosine between f and each row of W_a, so that growing norms are no way to lower
-            the loss, and a random W_a is no shock to the student.
+        logit_scale: see `basis_logits`.
 
     Returns:
         Losses, shape (n,).
@@ -89,10 +110,7 @@ def basis_cross_entropy(
         >>> basis_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.eye(2), torch.tensor([0]))
         tensor([0.6931])
     """
-    if logit_scale is not None:
-        embeddings = logit_scale * _unit(at_least_float32(embeddings))
-        basis = _unit(basis)
-    return F.cross_entropy(basis_response(embeddings, basis), labels, reduction="none")
+    return F.cross_entropy(basis_logits(embeddings, basis, logit_scale), labels, reduction="none")
 
 
 def basis_similarity(embeddings: Tensor, basis: Tensor, ref_emb: Tensor | None = None) -> Tensor:

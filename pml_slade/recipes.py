@@ -200,7 +200,7 @@ def _pool_loss(setup: Setup, row: str, basis: FeatureBasisLoss | None) -> torch.
         return SelfTaughtLoss(peers.self_taught_neighbours, normalize_student=True)
     if row in WHOLE_BASIS and student.basis.clusters:
         assert basis is not None
-        return ClusterBasisLoss(basis, _most_clusters(setup, row))
+        return ClusterBasisLoss(basis, _most_clusters(setup, row), student.basis.cluster_margin)
     if student.unlabeled_loss is not None:
         return builders.build_loss(student.unlabeled_loss, "student.unlabeled_loss")
     return None
@@ -224,7 +224,7 @@ def _basis(setup: Setup, row: str) -> FeatureBasisLoss | None:
     """The whole basis, Eq. 3 alone, or nothing, as the row has it."""
     if row not in WHOLE_BASIS and not setup.config.teacher.classifier:
         return None
-    settings = setup.config.student.basis.model_dump(exclude={"lr", "warmup", "clusters"})
+    settings = setup.config.student.basis.model_dump(exclude={"lr", "warmup", "clusters", "cluster_margin"})
     if row not in WHOLE_BASIS:
         settings["regularizer"] = None  # leaves Eq. 3
     return FeatureBasisLoss(**_sizes(setup), **settings)

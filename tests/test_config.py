@@ -209,6 +209,13 @@ def test_an_unknown_row_is_refused_with_the_known_ones():
     assert all(row in message for row in ROWS)
 
 
+def test_a_margin_of_cosines_that_the_basis_does_not_take_is_refused():
+    message = refusal("student.basis.logit_scale=null")
+    assert message.startswith("student.basis.cluster_margin=0.1 is of cosines")
+    load_config(["omniglot"], ["student.basis.logit_scale=null", "student.basis.cluster_margin=0"])
+    load_config(["omniglot"], ["student.basis.logit_scale=null", "student.basis.clusters=false"])
+
+
 def test_a_loss_on_the_pool_that_no_row_reads_is_refused():
     given = "student.unlabeled_loss={name: ContrastiveLoss}"
     message = refusal(given)

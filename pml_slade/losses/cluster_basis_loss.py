@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class ClusterBasisLoss(BaseMetricLossFunction):
     Args:
         basis: whose ``W``, ``num_classes`` and ``logit_scale`` are used. Gradients reach its ``W``.
         num_clusters: most clusters that there can be.
+        margin: by how much a sample's cosine with its own vector has to beat the others (CosFace, Wang et
+            al., CVPR 2018, Eq. 4). It needs a basis with a ``logit_scale``.
         kwargs: see PML's BaseMetricLossFunction.
 
     Attributes:
@@ -30,7 +33,8 @@ class ClusterBasisLoss(BaseMetricLossFunction):
     Default reducer: MeanReducer. It gets ``loss`` per sample.
 
     Raises:
-        ValueError: num_clusters below 1; embeddings of another size; labels of no active cluster; pairs.
+        ValueError: num_clusters below 1; a margin below 0, or without cosines; embeddings of another size;
+            labels of no active cluster; pairs.
 
     Examples:
         >>> basis = FeatureBasisLoss(num_classes=3, embedding_size=8)
@@ -42,12 +46,22 @@ class ClusterBasisLoss(BaseMetricLossFunction):
 
     num_active: Tensor
 
-    def __init__(self, basis: FeatureBasisLoss, num_clusters: int, **kwargs: Any) -> None:
+    def __init__(
+        self, basis: FeatureBasisLoss, num_clusters: int, margin: float = 0.0, **kwargs: Any
+    ) -> None:
         if int(num_clusters) != num_clusters or num_clusters < 1:
             raise ValueError(f"num_clusters must be a positive integer, got {num_clusters!r}.")
+        if not margin >= 0:
+            raise ValueError(f"margin must not be negative, got {margin!r}.")
+        if margin and basis.logit_scale is None:
+            raise ValueError(
+                f"margin={margin} is of cosines, which a basis with logit_scale=None does not take: give "
+                "the basis a logit_scale, or margin=0."
+            )
         super().__init__(**kwargs)
         self._basis = (basis,)  # not a submodule: W has its optimizer where the basis itself is trained
         self.num_clusters = num_clusters
+        self.margin = margin
         self.V = torch.nn.Parameter(torch.empty(num_clusters, basis.embedding_size))
         basis.weight_init_func(self.V)
         self.register_buffer("num_active", torch.tensor(num_clusters))
@@ -95,7 +109,11 @@ class ClusterBasisLoss(BaseMetricLossFunction):
         active = int(self.num_active)
         self._check(embeddings, labels, self.basis.num_classes + active)
         vectors = torch.cat([self.basis.W, self.V[:active]])
-        losses = functional.basis_cross_entropy(embeddings, vectors, labels.long(), self.basis.logit_scale)
+        scale = self.basis.logit_scale
+        logits = functional.basis_logits(embeddings, vectors, scale)
+        if scale is not None and self.margin:
+            logits = logits - scale * self.margin * F.one_hot(labels.long(), len(vectors))
+        losses = F.cross_entropy(logits, labels.long(), reduction="none")
         indices = torch.arange(len(embeddings), device=embeddings.device)
         return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
 

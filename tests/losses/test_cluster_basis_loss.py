@@ -14,14 +14,14 @@ from pml_slade.losses import ClusterBasisLoss
 NUM_CLASSES, NUM_CLUSTERS, SIZE = 3, 4, 6
 
 
-def make(logit_scale=16.0, clusters=NUM_CLUSTERS):
+def make(logit_scale=16.0, clusters=NUM_CLUSTERS, margin=0.0):
     basis = FeatureBasisLoss(NUM_CLASSES, SIZE, logit_scale=logit_scale)
-    return basis, ClusterBasisLoss(basis, clusters)
+    return basis, ClusterBasisLoss(basis, clusters, margin)
 
 
-@pytest.mark.parametrize("logit_scale", [16.0, None])
-def test_it_is_the_cross_entropy_over_both_sets_of_vectors(logit_scale):
-    basis, loss = make(logit_scale)
+@pytest.mark.parametrize(("logit_scale", "margin"), [(16.0, 0.0), (16.0, 0.2), (None, 0.0)])
+def test_it_is_the_cross_entropy_over_both_sets_of_vectors(logit_scale, margin):
+    basis, loss = make(logit_scale, margin=margin)
     loss.start_from(torch.randn(3, SIZE))
     embeddings, labels = torch.randn(5, SIZE), torch.tensor([3, 4, 5, 3, 0])
     total = 0.0
@@ -31,6 +31,7 @@ def test_it_is_the_cross_entropy_over_both_sets_of_vectors(logit_scale):
             logits = torch.stack([v @ f for v in vectors])
         else:
             logits = torch.stack([logit_scale * F.cosine_similarity(v, f, dim=0) for v in vectors])
+            logits[label] -= (logit_scale or 0) * margin
         total = total - logits.log_softmax(0)[label]
     assert torch.allclose(loss(embeddings, labels), total / 5, atol=1e-5)
 
@@ -66,6 +67,13 @@ def test_clusters_start_at_their_centroids():
 def test_centroids_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match=r"centroids must have shape"):
         make()[1].start_from(torch.randn(shape))
+
+
+def test_a_margin_needs_cosines():
+    with pytest.raises(ValueError, match=r"margin=0.1 is of cosines.*logit_scale=None"):
+        make(logit_scale=None, margin=0.1)
+    with pytest.raises(ValueError, match="margin must not be negative, got -1"):
+        make(margin=-1)
 
 
 def test_labels_of_no_cluster_are_refused():

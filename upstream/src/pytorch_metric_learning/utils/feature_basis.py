@@ -40,6 +40,25 @@ def basis_response(embeddings, basis):
         return F.linear(embeddings, basis.to(embeddings))
 
 
+def basis_logits(embeddings, basis, logit_scale=None):
+    """Logits of Eq. 3, the basis response as a classifier has it.
+
+    Args:
+        embeddings: (n, d).
+        basis: (k, d), one row per class.
+        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number takes that many
+            times the cosine between f and each row of W_a, so that growing norms are no way to lower
+            the loss, and a random W_a is no shock to the student.
+
+    Returns:
+        Logits, shape (n, k).
+    """
+    if logit_scale is not None:
+        embeddings = logit_scale * _unit(at_least_float32(embeddings))
+        basis = _unit(basis)
+    return basis_response(embeddings, basis)
+
+
 def basis_cross_entropy(embeddings, basis, labels, logit_scale=None):
     """Cross-entropy of the basis response against the true classes, Eq. 3, one value per sample.
 
@@ -47,17 +66,14 @@ def basis_cross_entropy(embeddings, basis, labels, logit_scale=None):
         embeddings: (n, d).
         basis: (k, d), one row per class.
         labels: (n,), integers in [0, k).
-        logit_scale: None takes W_a f as it comes, which is Eq. 3 to the letter. A number takes that many
-            times the cosine between f and each row of W_a, so that growing norms are no way to lower
-            the loss, and a random W_a is no shock to the student.
+        logit_scale: see `basis_logits`.
 
     Returns:
         Losses, shape (n,).
     """
-    if logit_scale is not None:
-        embeddings = logit_scale * _unit(at_least_float32(embeddings))
-        basis = _unit(basis)
-    return F.cross_entropy(basis_response(embeddings, basis), labels, reduction="none")
+    return F.cross_entropy(
+        basis_logits(embeddings, basis, logit_scale), labels, reduction="none"
+    )
 
 
 def basis_similarity(embeddings, basis, ref_emb=None):

@@ -60,6 +60,7 @@ VARIANTS = {
         ),
         Variant("basis of classes alone, SD, contrastive loss on the pool", settings=NO_CLUSTERS),
         Variant("SD beside vectors of clusters", settings=("student.basis.regularizer=sd",)),
+        Variant("no margin at the clusters' vectors", settings=("student.basis.cluster_margin=0",)),
         Variant("mild augmentation", settings=("data.augmentation=mild",)),
         Variant("no average", settings=tuple(f"{stage}.average=null" for stage in BOTH)),
         Variant("4 images of a class", settings=tuple(f"{stage}.images_per_class=4" for stage in BOTH)),

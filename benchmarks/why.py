@@ -241,14 +241,14 @@ def plot(found: Mapping[str, Found], config: Config, images: Path) -> None:
     """All plots."""
     runs = {name: found[name].epochs for name in found}
     mining = STUDENTS["paper-slade"].title
-    plot_pairs(mining, runs["paper-slade"], images / "why-pairs.png")
+    plot_pairs(mining, runs["paper-slade"], images / "why-pairs.svg")
     forms = {
         "whole gradient (straight-through)": runs["paper-basis"],
         "literal gradient": runs["paper-literal"],
     }
-    plot_means(forms, config.student.basis.margin, images / "why-means.png")
-    plot_similarities(mining, runs["paper-slade"], images / "why-similarities.png")
-    plot_clusters({STUDENTS[name].title: runs[name] for name in runs}, images / "why-clusters.png")
+    plot_means(forms, config.student.basis.margin, images / "why-means.svg")
+    plot_similarities(mining, runs["paper-slade"], images / "why-similarities.svg")
+    plot_clusters({STUDENTS[name].title: runs[name] for name in runs}, images / "why-clusters.svg")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ STYLE: Any = {
     "legend.fontsize": 9,
     "lines.linewidth": 2,
     "lines.markersize": 5,
+    "svg.fonttype": "none",  # letters, not outlines
+    "svg.hashsalt": "why",  # the same numbers make the same file
 }
 SET_NAMES = {
     "pseudo": "all pairs, sides by pseudo-label",
@@ -223,5 +225,5 @@ def _save(
         )
         draw(figure, axes)
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=130)
+        figure.savefig(file, metadata={"Date": None})
         plt.close(figure)

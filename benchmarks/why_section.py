@@ -273,4 +273,4 @@ def percent(share: float | None) -> str:
 
 
 def _image(name: str, about: str) -> str:
-    return f"![{about}](images/why-{name}.png)"
+    return f"![{about}](images/why-{name}.svg)"

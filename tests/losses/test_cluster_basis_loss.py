@@ -31,7 +31,7 @@ def test_it_is_the_cross_entropy_over_both_sets_of_vectors(logit_scale, margin):
             logits = torch.stack([v @ f for v in vectors])
         else:
             logits = torch.stack([logit_scale * F.cosine_similarity(v, f, dim=0) for v in vectors])
-            logits[label] -= (logit_scale or 0) * margin
+            logits[label] -= logit_scale * margin
         total = total - logits.log_softmax(0)[label]
     assert torch.allclose(loss(embeddings, labels), total / 5, atol=1e-5)
 

@@ -48,10 +48,13 @@ def share_teacher(source: Path, output: Path) -> None:
             write_atomic(output / "teacher" / file, (source / "teacher" / file).read_bytes())
 
 
+TEACHERS_CLASSIFIER = ("student.basis_weight=", "student.basis.lr=", "student.basis.logit_scale=")
+
+
 def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:
-    """Those settings that a teacher depends on. Its classifier is a basis."""
+    """Those settings that a teacher depends on. Its classifier, where it has one, is Eq. 3 of the basis."""
     students = ("student.", "peers.")
-    return tuple(s for s in settings if s.startswith("student.basis.") or not s.startswith(students))
+    return tuple(s for s in settings if s.startswith(TEACHERS_CLASSIFIER) or not s.startswith(students))
 
 
 def measure(config: Config, splits: Splits, row: str, title: str) -> float:

@@ -123,5 +123,6 @@ def test_the_defaults_are_among_the_settings_tried():
 
 
 def test_a_teacher_depends_on_its_own_settings_and_on_those_of_its_classifier():
-    settings = ["tolerance=0", "student.steps=5", "student.basis.logit_scale=null", "peers.memory_size=9"]
-    assert load_script("runs").of_the_teacher(settings) == ("tolerance=0", "student.basis.logit_scale=null")
+    own = ("tolerance=0", "student.basis.logit_scale=null")
+    others = ("student.steps=5", "student.basis.regularizer=sd", "peers.memory_size=9")
+    assert load_script("runs").of_the_teacher([*own, *others]) == own

@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from bench_data import clutter, development
+from mined import PartlyMinedPipeline
 from runs import arguments, in_parallel, measure, of_the_teacher, share_teacher
 from writing import FINDINGS, gained, machine, put_section
 
 from pml_slade.config import load_config
+from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
 
@@ -31,6 +33,7 @@ class Variant:
         settings: that differ from it.
         row: that is trained, beside the teacher.
         useless: share of the pool that is replaced by images of no use.
+        mined: part of Eq. 7 that mines, one of `mined.PARTS`, where it is not the whole.
     """
 
     title: str
@@ -38,6 +41,7 @@ class Variant:
     settings: tuple[str, ...] = ()
     row: str = "slade"
     useless: float = 0.0
+    mined: str = ""
 
 
 Trial = tuple[Variant, int]
@@ -72,6 +76,9 @@ VARIANTS = {
         Variant("the whole preset, Eq. 7 to the letter", "paper"),
         Variant("control", "paper", row="control"),
         Variant("plain pseudo-labels", "paper", row="pseudo"),
+        Variant("positives of Eq. 7, negatives by pseudo-label", "paper", mined="positives"),
+        Variant("negatives of Eq. 7, positives by pseudo-label", "paper", mined="negatives"),
+        Variant("pairs of Eq. 7 that agree with pseudo-labels", "paper", mined="agreeing"),
         Variant("no mining", "paper", row="basis"),
         Variant("oracle, no mining", "paper", ("student.mining=none",), "oracle"),
         Variant("no mining, lambda2 = 1", "paper", ("student.basis_weight=1",), "basis"),
@@ -130,14 +137,17 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     if variant.useless:
         splits = clutter(splits, variant.useless, seed)
     config = load_config(["omniglot", variant.preset], settings)
-    return measure(config, splits, variant.row, f"{variant.preset}, {variant.title}")
+    kind = partial(PartlyMinedPipeline, variant.mined) if variant.mined else Pipeline
+    pipeline = kind(config, progress=False, splits=splits)
+    return measure(pipeline, variant.row, f"{variant.preset}, {variant.title}")
 
 
 def folder(runs: Path, trial: Trial) -> Path:
     """Where a trial lies."""
     variant, seed = trial
     pool = f"useless-{variant.useless}" if variant.useless else "whole"
-    return runs / variant.preset / pool / str(seed) / "-".join([variant.row, *variant.settings])
+    parts = [variant.row, *variant.settings, *filter(None, [variant.mined])]
+    return runs / variant.preset / pool / str(seed) / "-".join(parts)
 
 
 def section(name: str, found: list[list[float]]) -> str:

@@ -13,8 +13,6 @@ import torch
 from writing import test
 
 from pml_slade.checkpoints import write_atomic
-from pml_slade.config import Config
-from pml_slade.datasets.splits import Splits
 from pml_slade.pipeline import Pipeline, Result
 
 
@@ -57,10 +55,10 @@ def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:
     return tuple(s for s in settings if s.startswith(TEACHERS_CLASSIFIER) or not s.startswith(students))
 
 
-def measure(config: Config, splits: Splits, row: str, title: str) -> float:
-    """Train a row; its MAP@R on the test classes of the splits."""
-    score = map_at_r(Pipeline(config, progress=False, splits=splits).run(), row)
-    print(f"{title}, seed {config.seed}: {score:.1f}", flush=True)
+def measure(pipeline: Pipeline, row: str, title: str) -> float:
+    """Train a row; its MAP@R on the test classes of the pipeline's splits."""
+    score = map_at_r(pipeline.run(), row)
+    print(f"{title}, seed {pipeline.config.seed}: {score:.1f}", flush=True)
     return score
 
 

@@ -18,6 +18,7 @@ from runs import arguments, in_parallel, measure, share_teacher
 from writing import FINDINGS, machine, put_section
 
 from pml_slade.config import ROWS, load_config
+from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
 TRIED = {
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
         share_teacher(folder(args.runs, ("teacher", "", seed)), output)
     fixed = [f"rows=[{row}]", f"seed={seed}", f"output={output}", "device=cpu", "data.check_duplicates=false"]
     config = load_config(["omniglot", "best"], [*args.overrides, *settings.split(), *fixed])
-    return measure(config, development(args.omniglot, seed), row, f"{row} {settings}")
+    pipeline = Pipeline(config, progress=False, splits=development(args.omniglot, seed))
+    return measure(pipeline, row, f"{row} {settings}")
 
 
 def folder(runs: Path, trial: Trial) -> Path:

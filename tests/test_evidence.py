@@ -4,11 +4,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from omniglot_tree import write_omniglot
 from scripts import BENCHMARKS, load_script
 
 from pml_slade.compat import LEGACY
 from pml_slade.config import load_config
+from pml_slade.losses import FeatureBasisLoss
+from pml_slade.miners import ThresholdPairMiner
 from pml_slade.pipeline import Result
 
 pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
@@ -103,9 +106,41 @@ def test_the_ablation_compares_each_variant_with_the_whole(omniglot, tmp_path):
 
 def test_every_variant_of_the_ablation_can_be_built():
     for variants in load_script("ablation").VARIANTS.values():
-        assert len({(v.preset, v.row, v.settings, v.useless) for v in variants}) == len(variants)
+        assert len({(v.preset, v.row, v.settings, v.useless, v.mined) for v in variants}) == len(variants)
         for v in variants:
             load_config(["omniglot", v.preset], [*v.settings, f"rows=[{v.row}]"])
+
+
+@pytest.mark.parametrize("part", ["positives", "negatives", "agreeing"])
+def test_a_part_of_eq_7_mines_and_pseudo_labels_do_the_rest(part):
+    torch.manual_seed(0)
+    true = 5 + torch.arange(24) % 5  # pseudo-labels come after those of the classes
+    labels = torch.where(torch.arange(24) < 6, 5 + (true + 1) % 5, true)  # a few are wrong
+    embeddings = torch.randn(5, 4)[true - 5] + 0.3 * torch.randn(24, 4)
+    basis = FeatureBasisLoss(num_classes=5, embedding_size=4)
+    basis(embeddings, labels)
+    mined = load_script("mined").PartMiner(part, basis)(embeddings, labels)
+    whole = ThresholdPairMiner(basis, basis, distance=basis.similarity)(embeddings, labels)
+    (pos, neg), (pos7, neg7) = (
+        [set(zip(a.tolist(), b.tolist())) for a, b in (pairs[:2], pairs[2:])] for pairs in (mined, whole)
+    )
+    same = {(i, j) for i in range(24) for j in range(24) if i != j and labels[i] == labels[j]}
+    others = {(i, j) for i in range(24) for j in range(24) if labels[i] != labels[j]}
+    assert all([pos7 - same, neg7 - others, same - pos7, others - neg7])
+    assert (pos, neg) == {
+        "positives": (pos7, others - pos7),
+        "negatives": (same - neg7, neg7),
+        "agreeing": (pos7 & same, neg7 & others),
+    }[part]
+
+
+def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path):
+    ablation = load_script("ablation")
+    rest = [f"output={tmp_path}", "device=cpu", f"data.root={omniglot}", "rows=[slade]"]
+    config = load_config(["omniglot", "paper"], [*TINY, *rest])
+    pipeline = ablation.PartlyMinedPipeline("negatives", config, progress=False)
+    pipeline.run()
+    assert pipeline._stage("slade", 1, tmp_path).trainer.mining_funcs["unlabeled_miner"].part == "negatives"
 
 
 def test_the_defaults_are_among_the_settings_tried():

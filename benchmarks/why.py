@@ -4,8 +4,8 @@
 
 FOLDER holds Omniglot in its official layout. Only its background alphabets are read: five are labeled, ten
 are the classes on which is measured, and the rest is the pool, whose true labels the measuring alone reads.
-After each epoch of a student, pool batches are drawn as in training and measured under the transform for
-evaluation. What was stopped goes on with the same command.
+After each epoch of a student, pool batches are drawn as for a loss on pairs, and measured under the
+transform for evaluation. What was stopped goes on with the same command.
 """
 
 from __future__ import annotations

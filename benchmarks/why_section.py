@@ -15,9 +15,10 @@ from pml_slade.reports.tables import markdown
 ABOUT = """\
 `python benchmarks/why.py FOLDER --seed {seed}`: students of the presets `paper` and `best` on Omniglot,
 five of its background alphabets labeled, ten the development classes, the rest the pool. After each epoch,
-{batches} pool batches drawn as in training were embedded by the student as it stood, under the transform
-for evaluation: similarities are those of undistorted images. Pairs are counted once, and pairs of an image
-with itself not at all. The pool's true labels are read by these measurements alone. Cells: {which} epoch."""
+{batches} pool batches drawn by pseudo-label, as pair losses get them, were embedded by the student as it
+stood, under the transform for evaluation: similarities are those of undistorted images. Pairs are counted
+once, and pairs of an image with itself not at all. The pool's true labels are read by these measurements
+alone. Cells: {which} epoch."""
 ABOUT_PAIRS = """\
 Distorted as in training: the same images under training's transform, beside a labeled batch, with batch
 norm by the batch's own statistics, which is what the thresholds come from and what training mines.

@@ -198,12 +198,16 @@ def _pool_loss(setup: Setup, row: str, basis: FeatureBasisLoss | None) -> torch.
     if row == "self_taught":
         # One view of each image: as many neighbours in the context as there are in a group.
         return SelfTaughtLoss(peers.self_taught_neighbours, normalize_student=True)
-    if row in WHOLE_BASIS and student.basis.clusters:
+    if _classifies_clusters(setup, row):
         assert basis is not None
         return ClusterBasisLoss(basis, _most_clusters(setup, row), student.basis.cluster_margin)
     if student.unlabeled_loss is not None:
         return builders.build_loss(student.unlabeled_loss, "student.unlabeled_loss")
     return None
+
+
+def _classifies_clusters(setup: Setup, row: str) -> bool:
+    return row in WHOLE_BASIS and setup.config.student.basis.clusters
 
 
 def _most_clusters(setup: Setup, row: str) -> int:
@@ -277,10 +281,11 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
         return _two_views(setup, row)
     config, pool = setup.config, setup.splits.unlabeled.without_labels()
     training = builders.with_transform(pool, config.data, train=True)
+    by_clusters = _classifies_clusters(setup, row)  # and looks at no pairs
     arguments = {
         "unlabeled_dataset": training,
         "unlabeled_batch_size": config.student.unlabeled_batch_size,
-        "unlabeled_images_per_class": config.student.images_per_class,
+        "unlabeled_images_per_class": None if by_clusters else config.student.images_per_class,
         "clustering_dataset": builders.with_transform(pool, config.data, train=False),
         "num_clusters": _num_clusters(setup),
         "cluster_kwargs": _clustering(setup),

@@ -728,6 +728,11 @@ def test_the_best_method_has_a_vector_for_each_cluster(run):
     assert pseudo.loss_funcs["unlabeled_metric_loss"] is pseudo.loss_funcs["metric_loss"]
 
 
+def test_a_pool_that_is_classified_is_shuffled_and_one_that_is_ranked_comes_by_cluster(run):
+    run("rows=[iterated, slade, oracle]", *BEST)
+    assert [t.unlabeled_images_per_class for t in run.trainers[1:]] == [2, None, None]
+
+
 def test_a_memory_holds_more_than_a_batch(run):
     run("rows=[memory]", "peers.memory_size=40")
     memory = run.trainers[1].loss_funcs["metric_loss"].losses["ranking"]

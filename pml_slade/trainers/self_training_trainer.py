@@ -48,7 +48,8 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         relabel_every: label the pool anew after so many epochs; 0: never. The teacher should be one that
             learns meanwhile.
         unlabeled_batch_size: unlabeled images a step; default `batch_size`.
-        unlabeled_images_per_class: of a pseudo-class in a batch.
+        unlabeled_images_per_class: of a pseudo-class in a batch; None shuffles the pool, for losses that
+            do not look at pairs.
         unlabeled_sampler: default PML's MPerClassSampler, or shuffling where there are too few
             pseudo-classes to fill a batch.
         unlabeled_collate_fn: default `collate_fn`.
@@ -100,7 +101,7 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         cluster_kwargs: dict[str, Any] | None = None,
         relabel_every: int = 0,
         unlabeled_batch_size: int | None = None,
-        unlabeled_images_per_class: int = 4,
+        unlabeled_images_per_class: int | None = 4,
         unlabeled_sampler: Any = None,
         unlabeled_collate_fn: Callable[[list[Any]], Any] | None = None,
         end_of_labeling_hook: Callable[[SelfTrainingTrainer], Any] | None = None,
@@ -234,6 +235,8 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
     def _default_unlabeled_sampler(self) -> Any:
         labels, m = self.unlabeled_dataset.labels, self.unlabeled_images_per_class
         size = self.unlabeled_batch_size
+        if m is None:
+            return None
         if size % m or m * len(np.unique(labels)) < size:
             logger.warning(
                 "unlabeled batches of %d cannot hold %d images of each of %d pseudo-classes: shuffling.",

@@ -409,6 +409,15 @@ def test_too_few_pseudo_classes_for_that_are_shuffled_with_a_warning(build, pool
     assert "shuffling" in caplog.text
 
 
+def test_without_a_number_of_images_of_a_pseudo_class_each_image_is_seen_once_in_a_pass(build, pool, caplog):
+    built = build(unlabeled_dataset=labeled_pool(pool), unlabeled_images_per_class=None)
+    built.trainer.initialize_dataloader()
+    steps = len(pool) // built.trainer.unlabeled_batch_size
+    seen = torch.cat([built.trainer.get_batch()[1][0] for _ in range(steps)]).flatten(1)
+    assert len(seen.unique(dim=0)) == len(seen)
+    assert "shuffling" not in caplog.text
+
+
 def test_a_sampler_of_ones_own_is_used(build, pool):
     given = labeled_pool(pool)
     sampler = MPerClassSampler(given.labels, 2, 6, length_before_new_iter=18)

@@ -54,7 +54,7 @@ VARIANTS = {
         Variant("control", row="control"),
         Variant("oracle", row="oracle"),
         Variant("labeled once", settings=("student.relabel_every=0",)),
-        Variant("labeled anew each epoch", settings=("student.relabel_every=1",)),
+        Variant("labeled anew every other epoch", settings=("student.relabel_every=2",)),
         Variant("k-means", settings=("student.clustering=kmeans",)),
         Variant("no smoothing", settings=("student.smooth=false",)),
         Variant("no whitening", settings=("student.whitening=0",)),

@@ -271,7 +271,7 @@ class StudentConfig(TrainingConfig):
     )
     min_cluster_size: int = Field(2, ge=1, description="images of smaller clusters are left out")
     relabel_every: int = Field(
-        2,
+        1,
         ge=0,
         description="label the pool anew after so many epochs (see epoch_steps); 0: once, as the paper",
     )

@@ -15,6 +15,8 @@ from writing import test
 from pml_slade.checkpoints import write_atomic
 from pml_slade.pipeline import Pipeline, Result
 
+TEACHERS_CLASSIFIER = ("student.basis_weight=", "student.basis.lr=", "student.basis.logit_scale=")
+
 
 def arguments(description: str | None, name: str, results: Path) -> argparse.ArgumentParser:
     """A parser of what all scripts on Omniglot take.
@@ -44,9 +46,6 @@ def share_teacher(source: Path, output: Path) -> None:
     for file in ("model.safetensors", "result.json"):  # the result last: it says that the row is done
         if not (output / "teacher" / file).exists():
             write_atomic(output / "teacher" / file, (source / "teacher" / file).read_bytes())
-
-
-TEACHERS_CLASSIFIER = ("student.basis_weight=", "student.basis.lr=", "student.basis.logit_scale=")
 
 
 def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -134,13 +135,16 @@ def test_a_part_of_eq_7_mines_and_pseudo_labels_do_the_rest(part):
     }[part]
 
 
-def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path):
-    ablation = load_script("ablation")
-    rest = [f"output={tmp_path}", "device=cpu", f"data.root={omniglot}", "rows=[slade]"]
-    config = load_config(["omniglot", "paper"], [*TINY, *rest])
-    pipeline = ablation.PartlyMinedPipeline("negatives", config, progress=False)
-    pipeline.run()
-    assert pipeline._stage("slade", 1, tmp_path).trainer.mining_funcs["unlabeled_miner"].part == "negatives"
+def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path, monkeypatch):
+    ablation, parts = load_script("ablation"), set()
+    miner = sys.modules["mined"].PartMiner
+    mine = miner.mine
+    monkeypatch.setattr(miner, "mine", lambda self, *args: parts.add(self.part) or mine(self, *args))
+    args = Namespace(omniglot=omniglot, runs=tmp_path, overrides=TINY)
+    trial = ablation.Variant("a part", "paper", mined="negatives"), 0
+    for each in (ablation.teacher_of(trial), trial):
+        ablation.run(args, each)
+    assert parts == {"negatives"}
 
 
 def test_the_defaults_are_among_the_settings_tried():

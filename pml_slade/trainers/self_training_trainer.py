@@ -233,10 +233,10 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)
 
     def _default_unlabeled_sampler(self) -> Any:
-        labels, m = self.unlabeled_dataset.labels, self.unlabeled_images_per_class
-        size = self.unlabeled_batch_size
+        m, size = self.unlabeled_images_per_class, self.unlabeled_batch_size
         if m is None:
             return None
+        labels = self.unlabeled_dataset.labels
         if size % m or m * len(np.unique(labels)) < size:
             logger.warning(
                 "unlabeled batches of %d cannot hold %d images of each of %d pseudo-classes: shuffling.",

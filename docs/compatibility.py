@@ -114,7 +114,7 @@ def train(labeled: Any = None, pool: Any = None, **kwargs: Any) -> None:
         raise ArithmeticError("the model learns nothing")
 
 
-PROXIES = "On the pool its weights stand for pseudo-classes: leave `relabel_every` at 0."
+PROXIES = "On the pool its weights stand for pseudo-classes: `relabel_every` must be 0."
 TWO_VIEWS = "It compares two views of each image, without labels; our trainer gives it one, with labels."
 NO_PAIRS = ("indices_tuple is not supported", "It takes no pairs from a miner, of PML's neither.")
 BY_NAME = ("not supported for FeatureBasisLoss", "PML 2.9 wraps losses of a fixed list of names.")

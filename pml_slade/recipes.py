@@ -42,6 +42,7 @@ from .losses import ClusterBasisLoss, FeatureBasisLoss
 from .miners import ThresholdPairMiner
 from .peers import MeanTeacherLoss, Memory, MomentumTrainer, SelfTaughtLoss, SelfTaughtTrainer, TwoViewsLoss
 from .trainers import SelfTrainingTrainer
+from .trainers.pool_labeling import check_relabeling
 
 logger = logging.getLogger("pml_slade")
 
@@ -110,6 +111,8 @@ def check(setup: Setup, rows: list[Any]) -> None:
                 f"student.loss: {config.student.loss.name} learns weights for the labeled classes and cannot "
                 "rank pseudo-labels: give student.unlabeled_loss, for example {name: ContrastiveLoss}."
             )
+        if every := _relabel_every(setup, row):
+            check_relabeling(losses.get("unlabeled_metric_loss", ranking), every)
 
 
 def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> tuple[Any, ModelAverage | None]:
@@ -210,6 +213,10 @@ def _classifies_clusters(setup: Setup, row: str) -> bool:
     return row in WHOLE_BASIS and setup.config.student.basis.clusters
 
 
+def _relabel_every(setup: Setup, row: str) -> int:
+    return setup.config.student.relabel_every if row in ("iterated", "basis", "slade") else 0
+
+
 def _most_clusters(setup: Setup, row: str) -> int:
     """Of the oracle, as many as the pool has classes."""
     if row == "oracle":
@@ -289,7 +296,7 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
         "clustering_dataset": builders.with_transform(pool, config.data, train=False),
         "num_clusters": _num_clusters(setup),
         "cluster_kwargs": _clustering(setup),
-        "relabel_every": config.student.relabel_every if row in ("iterated", "basis", "slade") else 0,
+        "relabel_every": _relabel_every(setup, row),
         "end_of_labeling_hook": lambda trainer: _write_labels(trainer.unlabeled_dataset, folder),
     }
     if row == "oracle":

@@ -230,6 +230,18 @@ def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("row", ["iterated", "slade"])
+def test_weights_of_clusters_that_are_numbered_anew_are_refused(tmp_path, in_memory, row):
+    settings = (
+        "student.unlabeled_loss={name: ProxyNCALoss, num_classes: 99, embedding_size: 16}",
+        "student.basis.clusters=false",
+        f"rows=[control, pseudo, {row}]",
+    )
+    with pytest.raises(ConfigError, match=r"relabel_every=3 .*ProxyNCALoss"):
+        Pipeline(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=3"))
+    Pipeline(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=0"))
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path, monkeypatch, part):
     full = splits()

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction, CrossBatchMemory
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from ..clustering import class_means, embed, suggest_num_clusters
 from ..datasets.pseudo_label_dataset import LEFT_OUT, PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
+from ..losses import FeatureBasisLoss
 
 logger = logging.getLogger("pml_slade")
 
@@ -46,6 +48,7 @@ class PoolLabeling:
         pool = self._cluster_pool()
         logger.info("%s; %s", pool, pool.clusters)
         self._start_clusters(pool)
+        self._empty_memories()
         self._use_pool(pool)
         if self.end_of_labeling_hook is not None:
             self.end_of_labeling_hook(self)
@@ -102,6 +105,12 @@ class PoolLabeling:
             for optimizer in self.optimizers.values():
                 for parameter in loss.parameters():
                     optimizer.state.pop(parameter, None)
+
+    def _empty_memories(self) -> None:
+        """Forget embeddings that a loss remembers under labels of before."""
+        for part in self.loss_funcs["unlabeled_metric_loss"].modules():
+            if isinstance(part, CrossBatchMemory):
+                part.has_been_filled, part.queue_idx = False, 0
 
     def _centroids(self, pool: PseudoLabelDataset) -> np.ndarray:
         follows = self.teacher is None or isinstance(self.teacher, dict)  # it embeds as the models do
@@ -198,6 +207,8 @@ class PoolLabeling:
                 "unlabeled_sampler was made for the labels that the pool has now, and relabel_every="
                 f"{every} changes them: leave it out; unlabeled_images_per_class says what batches hold."
             )
+        if every:
+            check_relabeling(self.loss_funcs["unlabeled_metric_loss"], every)
         if every and isinstance(pool, PseudoLabelDataset) and pool.num_left_out:
             raise ConfigError(
                 f"relabel_every={every} would label the {pool.num_left_out} samples that unlabeled_dataset "
@@ -213,6 +224,24 @@ class PoolLabeling:
                     f"num_clusters={num_clusters}, but {type(loss).__name__} was made with "
                     f"num_clusters={loss.num_clusters}: give it as many."
                 )
+
+
+def check_relabeling(loss: torch.nn.Module, every: int) -> None:
+    """Refuse a loss that would hold on to the numbers of clusters when the pool is labeled anew.
+
+    Raises:
+        ConfigError: it has weights for each pseudo-class, and nothing that starts them anew.
+    """
+    for part in loss.modules():
+        if not isinstance(part, BaseMetricLossFunction) or isinstance(part, FeatureBasisLoss):
+            continue  # a distance's weights are no class's, and a basis has the annotated ones
+        sizes = [p.numel() for p in part.parameters(recurse=False)]
+        if max(sizes, default=0) > 1 and not hasattr(part, "start_from"):
+            raise ConfigError(
+                f"relabel_every={every} numbers the pseudo-classes anew, and the pool's loss "
+                f"{type(part).__name__} learns weights for each: give relabel_every=0, or a loss "
+                "without, such as ContrastiveLoss()."
+            )
 
 
 class _DataGetter:

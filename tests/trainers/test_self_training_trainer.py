@@ -952,6 +952,45 @@ def test_what_relabeling_would_undo_is_refused(build, pool):
         build(unlabeled_sampler=torch.utils.data.RandomSampler(pool), relabel_every=2)
 
 
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: losses.MultipleLosses([x])])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.ProxyAnchorLoss(NUM_CLASSES + 3, SIZE),
+        losses.MarginLoss(num_classes=NUM_CLASSES + 3, learn_beta=True),
+    ],
+    ids=["proxies", "margins"],
+)
+def test_weights_of_pseudo_classes_are_refused_where_these_are_numbered_anew(build, loss, wrap):
+    given = {"unlabeled_metric_loss": wrap(loss)}
+    with pytest.raises(ConfigError, match=rf"relabel_every=2 .*{type(loss).__name__}.*relabel_every=0"):
+        build(loss_funcs=given, relabel_every=2)
+    build(loss_funcs=given).trainer.train(num_epochs=1)
+
+
+def test_weights_of_no_pseudo_class_stay_where_the_pool_is_labeled_anew(build):
+    basis = FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE)
+    for loss in (losses.MarginLoss(learn_beta=True), losses.ContrastiveLoss(distance=basis.similarity)):
+        built = build(basis=basis, loss_funcs={"unlabeled_metric_loss": loss}, relabel_every=1)
+        built.trainer.train(num_epochs=2)
+
+
+def test_a_memory_forgets_embeddings_when_the_pool_is_labeled_anew(build):
+    memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, memory_size=16)
+    built = build(loss_funcs={"unlabeled_metric_loss": memory}, relabel_every=1)
+    held = []
+    label = built.trainer.label_pool
+
+    def spy():
+        before = memory.has_been_filled
+        label()
+        held.append((before, memory.has_been_filled, memory.queue_idx))
+
+    built.trainer.label_pool = spy
+    built.trainer.train(num_epochs=2)
+    assert held == [(False, False, 0), (True, False, 0)]
+
+
 def test_a_second_training_keeps_the_schedule(build):
     labeled = []
     built = build(relabel_every=1, end_of_labeling_hook=lambda t: labeled.append(1))

@@ -98,8 +98,8 @@ def check(setup: Setup, rows: list[Any]) -> None:
         raise ConfigError("rows: oracle needs the pool's true labels, and this pool has none.")
     if "oracle" in rows and (known := (_true_labels(setup) >= 0).sum()) < config.student.unlabeled_batch_size:
         raise DataError(
-            f"rows: oracle has {known} images of true classes no smaller than clusters may be, fewer than "
-            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+            f"rows: oracle has {known} images of true classes of two images or more, and no smaller than "
+            f"clusters may be, fewer than student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
         )
     models = builders.build_models(config)
     for row in rows:
@@ -323,10 +323,10 @@ def _two_views(setup: Setup, row: str) -> dict[str, Any]:
 
 
 def _true_labels(setup: Setup) -> np.ndarray:
-    """The pool's, without classes that are smaller than clusters may be."""
+    """The pool's, without classes of one image, that match nothing, and those smaller than clusters may be."""
     labels = setup.splits.unlabeled.known_labels()
     sizes = np.bincount(labels)
-    kept = np.flatnonzero(sizes >= setup.config.student.min_cluster_size)
+    kept = np.flatnonzero(sizes >= max(2, setup.config.student.min_cluster_size))
     renumber = np.full(len(sizes), LEFT_OUT)
     renumber[kept] = np.arange(len(kept))
     renumbered: np.ndarray = renumber[labels]

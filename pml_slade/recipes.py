@@ -323,7 +323,7 @@ def _two_views(setup: Setup, row: str) -> dict[str, Any]:
 
 
 def _true_labels(setup: Setup) -> np.ndarray:
-    """The pool's, without classes of one image, that match nothing, and those smaller than clusters may be."""
+    """The pool's, without classes smaller than clusters may be, or of one image, which matches nothing."""
     labels = setup.splits.unlabeled.known_labels()
     sizes = np.bincount(labels)
     kept = np.flatnonzero(sizes >= max(2, setup.config.student.min_cluster_size))

@@ -86,6 +86,19 @@ def test_the_share_is_that_of_the_oracles_gain():
     assert evidence.against_control("slade", runs) == ["+6.0 ± 25.4", "60 % ± 254"]
     assert evidence.against_control("oracle", runs) == ["+10.0 ± 0.0", ""]
     assert evidence.against_control("control", runs) == ["", ""]
+    # Where the teacher was better before it was trained on, it is the one to beat.
+    for run, score in zip(runs, (24, 10)):
+        run["teacher"] = result("teacher", score)
+    assert "SLADE +4.0 ± 0.0 MAP@R, 53 % ± 169 of what the oracle" in evidence.over_the_better(runs)[0]
+
+
+def test_there_is_no_share_where_the_oracle_is_no_bound(tmp_path):
+    evidence = load_script("evidence")
+    scores = dict.fromkeys(("MAP@R", "RP", "P@1"), 1.0)
+    rows = {row: Result(row, row, 1, 64, scores, scores, "") for row in evidence.PAPER}
+    assert "–" in evidence.table([rows], evidence.PAPER)
+    assert "share" in evidence.table([rows], evidence.PAPER)
+    assert "share" not in evidence.table([rows], evidence.PAPER, shares=False)
 
 
 def test_tuning_chooses_among_as_many_settings_for_each(omniglot, tmp_path):

@@ -22,6 +22,7 @@ Method = Literal["kmeans", "ward"]
 
 # Small clusters for Ward to merge are settled after so many iterations.
 SMALL_NITER = 3
+WARD_POINTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def cluster(
     normalize: bool = True,
     min_cluster_size: int = 1,
     max_points_per_centroid: int | None = None,
-    max_ward_points: int = 20_000,
+    max_ward_points: int | None = None,
     gpu: bool = False,
 ) -> Clusters:
     """k-means by faiss, or Ward's clustering.
@@ -132,7 +133,8 @@ def cluster(
         min_cluster_size: points of smaller clusters get label -1.
         max_points_per_centroid: let k-means look at this many points per cluster only, drawn at random;
             None looks at all of them.
-        max_ward_points: for more points, Ward merges this many small clusters that k-means finds.
+        max_ward_points: for more points, Ward merges this many small clusters that k-means finds. Default:
+            20,000, or twice `num_clusters` where that is more.
         gpu: run k-means on the GPUs that faiss sees. Ward itself runs on the CPU.
 
     Raises:
@@ -147,7 +149,8 @@ def cluster(
         2 of 2 clusters hold samples; sizes 1 to 2, median 1; 0 empty; Ward merged 3 points
     """
     x = checked_embeddings(embeddings)
-    _check_settings(x, num_clusters, method, max_ward_points, gpu)
+    most = max(WARD_POINTS, 2 * num_clusters) if max_ward_points is None else max_ward_points
+    _check_settings(x, num_clusters, method, most, gpu)
     if normalize:
         x = unit_rows(x)
     seen = whiten(x, whitening) if whitening else x
@@ -158,12 +161,12 @@ def cluster(
     if method == "kmeans":
         assigned, kmeans = _kmeans(seen, k, niter=niter, **settings)
         about = {"trained_on": min(len(x), limit * k)}
-    elif len(x) <= max_ward_points:
+    elif len(x) <= most:
         assigned, about = ward(seen, k), {"trained_on": len(x), "merged": len(x)}
     else:
-        small, _ = _kmeans(seen, int(max_ward_points), niter=SMALL_NITER, **settings)
+        small, _ = _kmeans(seen, int(most), niter=SMALL_NITER, **settings)
         assigned, merged = _merge_small(seen, small, k)
-        about = {"trained_on": min(len(x), limit * int(max_ward_points)), "merged": merged}
+        about = {"trained_on": min(len(x), limit * int(most)), "merged": merged}
     if method == "kmeans" and seen is x:
         centroids, objective = kmeans.centroids, float(kmeans.obj[-1])
     else:

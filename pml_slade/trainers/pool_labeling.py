@@ -215,6 +215,14 @@ class PoolLabeling:
                 "leaves out: give a pool that does not hold them, or relabel_every=0."
             )
 
+    def _check_cluster_losses(self) -> None:
+        for loss in self._cluster_losses():
+            if loss.basis is not self.loss_funcs.get("basis_loss"):
+                raise ConfigError(
+                    f"unlabeled_metric_loss: {type(loss).__name__} was made with a basis that is not "
+                    'loss_funcs["basis_loss"], so that it would never train: give both the same one.'
+                )
+
     def _check_num_clusters(self, num_clusters: int, pool_size: int) -> None:
         if num_clusters > pool_size:
             raise DataError(f"num_clusters={num_clusters} is more than the pool's {pool_size} samples.")

@@ -140,6 +140,7 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
                 f"basis_warmup={basis_warmup}, but there is no basis_loss to warm up, or its weight is 0."
             )
         check_optimizers(self)
+        self._check_cluster_losses()
         self._check_schedule()
         self._check_pool()
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):

@@ -256,6 +256,12 @@ def test_the_sentence_says_what_ward_merged(points):
     assert [r.trained_on for r in (cluster(points, 3, method="ward"), reduced, limited)] == [60, 60, 24]
 
 
+@pytest.mark.parametrize(("k", "merged"), [(3, 12), (8, 16)])
+def test_ward_merges_enough_small_clusters_for_any_number_of_them(points, monkeypatch, k, merged):
+    monkeypatch.setattr("pml_slade.clustering.clusters.WARD_POINTS", 12)
+    assert cluster(points, k, method="ward").merged == merged
+
+
 @pytest.mark.parametrize("max_ward_points", [100, 40])
 def test_points_of_wards_tiny_clusters_are_left_out(points, max_ward_points):
     pool = np.concatenate([points, -np.eye(2, 5)])

@@ -944,6 +944,13 @@ def test_more_clusters_than_there_are_vectors_for_are_refused_at_once(build):
         with_cluster_basis(build, num_clusters=2)
 
 
+@pytest.mark.parametrize("another", [None, FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE)])
+def test_a_basis_of_clusters_that_would_never_train_is_refused(build, another):
+    clusters = ClusterBasisLoss(FeatureBasisLoss(num_classes=NUM_CLASSES, embedding_size=SIZE), 3)
+    with pytest.raises(ConfigError, match=r'ClusterBasisLoss .*loss_funcs\["basis_loss"\]'):
+        build(basis=another, loss_funcs={"unlabeled_metric_loss": clusters})
+
+
 def test_what_relabeling_would_undo_is_refused(build, pool):
     some = PseudoLabelDataset(pool, [-1, *(i % 3 for i in range(len(pool) - 1))], label_offset=NUM_CLASSES)
     with pytest.raises(ConfigError, match=r"relabel_every=1 would label the 1 samples"):

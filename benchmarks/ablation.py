@@ -15,10 +15,9 @@ from pathlib import Path
 
 from bench_data import clutter, development
 from mined import PartlyMinedPipeline
-from runs import arguments, in_parallel, measure, of_the_teacher, share_teacher
+from runs import arguments, in_parallel, measure, of_the_teacher, run_config, share_teacher
 from writing import FINDINGS, gained, machine, put_section
 
-from pml_slade.config import load_config
 from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
@@ -114,7 +113,7 @@ def main() -> None:
     scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
     for name in args.of:
         found = [[scores[variant, seed] for seed in args.seeds] for variant in VARIANTS[name]]
-        text = section(name, found)
+        text = section(name, found, args.device)
         print(text)
         put_section(args.results, f"ablation {name}", text)
 
@@ -131,12 +130,11 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     output = folder(args.runs, trial)
     if variant.row != "teacher":
         share_teacher(folder(args.runs, teacher_of(trial)), output)
-    fixed = [f"rows=[{variant.row}]", f"seed={seed}", f"output={output}", "device=cpu"]
-    settings = [*variant.settings, *args.overrides, *fixed, "data.check_duplicates=false"]
     splits = development(args.omniglot, seed)
     if variant.useless:
         splits = clutter(splits, variant.useless, seed)
-    config = load_config(["omniglot", variant.preset], settings)
+    presets = ["omniglot", variant.preset]
+    config = run_config(args, presets, variant.settings, [variant.row], seed=seed, output=output)
     kind = partial(PartlyMinedPipeline, variant.mined) if variant.mined else Pipeline
     pipeline = kind(config, progress=False, splits=splits)
     return measure(pipeline, variant.row, f"{variant.preset}, {variant.title}")
@@ -150,7 +148,7 @@ def folder(runs: Path, trial: Trial) -> Path:
     return runs / variant.preset / pool / str(seed) / "-".join(parts)
 
 
-def section(name: str, found: list[list[float]]) -> str:
+def section(name: str, found: list[list[float]], device: str) -> str:
     """A line per variant, compared with the first by seed."""
     lines = []
     for variant, scores in zip(VARIANTS[name], found):
@@ -164,7 +162,7 @@ def section(name: str, found: list[list[float]]) -> str:
         "not change it."
     )
     table = markdown(["variant", "settings", "MAP@R", "to the first line"], lines)
-    return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device="cpu")])
+    return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device=device)])
 
 
 if __name__ == "__main__":

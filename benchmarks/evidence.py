@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import clutter
-from runs import arguments, in_parallel
+from runs import arguments, in_parallel, run_config
 from writing import README, RESULTS, gained, machine, plus_minus, put_section, test
 
 from pml_slade.builders import build_splits
-from pml_slade.config import ROWS, Config, load_config
+from pml_slade.config import ROWS, Config
 from pml_slade.pipeline import Pipeline, Result
 from pml_slade.reports.tables import cell, markdown
 
@@ -104,7 +104,7 @@ def main() -> None:
     for name in TASKS:
         found = finished(args.runs, name)
         if found:
-            text = section(name, found)
+            text = section(name, found, args.device)
             print(text, flush=True)
             put_section(args.results, f"evidence {name}", text)
             if "best" in found and args.results == RESULTS and f"<!-- begin {name} -->" in README.read_text():
@@ -128,9 +128,8 @@ def settings(args: argparse.Namespace, run: Run) -> Config:
     task = TASKS[name]
     rows = [row for row in (PAPER if method == "paper" else BEST) if args.rows is None or row in args.rows]
     data = [f"data.root={args.omniglot}"] if task.preset == "omniglot" else []
-    fixed = [f"rows={json.dumps(rows)}", f"seed={seed}", f"output={folder(args.runs, run)}", "device=cpu"]
-    look = "data.check_duplicates=false"  # once is enough, and `pml-slade train` does it
-    return load_config([task.preset, method], [*task.settings, *args.overrides, *fixed, *data, look])
+    output = folder(args.runs, run)
+    return run_config(args, [task.preset, method], [*task.settings, *data], rows, seed=seed, output=output)
 
 
 def folder(runs: Path, run: Run) -> Path:
@@ -154,14 +153,14 @@ def finished(runs: Path, name: str) -> Results:
     return found
 
 
-def section(name: str, found: Results) -> str:
+def section(name: str, found: Results, device: str) -> str:
     """Everything about one data set."""
     task, parts = TASKS[name], []
     if runs := found.get("best"):
         parts += [f"Preset `best`, seeds: {len(runs)}.", table(runs, BEST), *over_the_better(runs)]
     if runs := found.get("paper"):
         parts += [f"Preset `paper`, seeds: {len(runs)}.", table(runs, PAPER, shares=False), MINED]
-    return "\n\n".join([f"## {task.title}", task.about, ABOUT, *parts, machine(device="cpu")])
+    return "\n\n".join([f"## {task.title}", task.about, ABOUT, *parts, machine(device=device)])
 
 
 def table(runs: Sequence[dict[str, Result]], rows: Sequence[str], shares: bool = True) -> str:

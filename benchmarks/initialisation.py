@@ -29,7 +29,7 @@ Test classes, %; mean of {seeds} seeds and half its 95 % interval (Student's t).
 their start and learning rate alone. SwAV is {steps:,} steps of {images} images on labeled and unlabeled
 images, no label read, its last epoch taken. Of the learning rates {lrs}, for teacher and student
 alike, each start has the one whose teacher did best on the validation classes of seed {first}: {chosen}.
-"Steps" counts supervised ones, those of the teacher included; the best epoch is chosen on validation
+"Steps" counts supervised ones, those of the teacher included; which epoch is kept is decided on validation
 classes."""
 
 Task = tuple[str, int, float]

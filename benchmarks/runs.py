@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ import torch
 from writing import test
 
 from pml_slade.checkpoints import write_atomic
+from pml_slade.config import Config, load_config
 from pml_slade.pipeline import Pipeline, Result
 
 TEACHERS_CLASSIFIER = ("student.basis_weight=", "student.basis.lr=", "student.basis.logit_scale=")
@@ -30,9 +32,27 @@ def arguments(description: str | None, name: str, results: Path) -> argparse.Arg
     parser.add_argument("omniglot", type=Path, help="folder of Omniglot")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
     parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="folder for the runs")
     parser.add_argument("--results", type=Path, default=results, help="file the results are written to")
     return parser
+
+
+def run_config(
+    args: argparse.Namespace, presets: Sequence[str], settings: Sequence[str], rows: Sequence[str], **run: Any
+) -> Config:
+    """Settings of a run: those of presets, its own, and what was said on the command line.
+
+    Args:
+        args: the script's.
+        presets: of the data and of the method.
+        settings: KEY=VALUE.
+        rows: to train.
+        run: its ``seed`` and ``output``.
+    """
+    fixed = [f"rows={json.dumps(list(rows))}", f"device={args.device}", *(f"{k}={v}" for k, v in run.items())]
+    look = "data.check_duplicates=false"  # once is enough, and `pml-slade train` does it
+    return load_config(list(presets), [*settings, *args.overrides, *fixed, look])
 
 
 def in_parallel(jobs: int, job: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:

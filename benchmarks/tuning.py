@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import development
-from runs import arguments, in_parallel, measure, share_teacher
+from runs import arguments, in_parallel, measure, run_config, share_teacher
 from writing import FINDINGS, machine, put_section
 
-from pml_slade.config import ROWS, load_config
+from pml_slade.config import ROWS
 from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
@@ -45,7 +45,7 @@ def main() -> None:
     in_parallel(args.jobs, partial(run, args), [("teacher", "", seed) for seed in args.seeds])
     trials: list[Trial] = [(row, s, seed) for row in args.rows for s in TRIED[row] for seed in args.seeds]
     scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
-    text = section(args.seeds, scores)
+    text = section(args.seeds, scores, args.device)
     print(text)
     put_section(args.results, "tuning", text)
 
@@ -56,8 +56,7 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     output = folder(args.runs, trial)
     if row != "teacher":
         share_teacher(folder(args.runs, ("teacher", "", seed)), output)
-    fixed = [f"rows=[{row}]", f"seed={seed}", f"output={output}", "device=cpu", "data.check_duplicates=false"]
-    config = load_config(["omniglot", "best"], [*args.overrides, *settings.split(), *fixed])
+    config = run_config(args, ["omniglot", "best"], settings.split(), [row], seed=seed, output=output)
     pipeline = Pipeline(config, progress=False, splits=development(args.omniglot, seed))
     return measure(pipeline, row, f"{row} {settings}")
 
@@ -68,7 +67,7 @@ def folder(runs: Path, trial: Trial) -> Path:
     return runs / str(seed) / "-".join([row, *settings.split()])
 
 
-def section(seeds: list[int], scores: dict[Trial, float]) -> str:
+def section(seeds: list[int], scores: dict[Trial, float], device: str) -> str:
     """What was tried, and what it came to."""
     rows = dict.fromkeys(row for row, _, _ in scores)
     lines = []
@@ -87,7 +86,7 @@ def section(seeds: list[int], scores: dict[Trial, float]) -> str:
         "was chosen on the same classes besides: ablation.py has its parts."
     )
     table = markdown(["row", "settings", "MAP@R", *(f"seed {seed}" for seed in seeds)], lines)
-    return "\n\n".join(["## What was tuned", about, table, machine(device="cpu")])
+    return "\n\n".join(["## What was tuned", about, table, machine(device=device)])
 
 
 if __name__ == "__main__":

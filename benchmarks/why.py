@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from bench_data import development
 from pytorch_metric_learning.losses import ContrastiveLoss
-from runs import arguments, in_parallel, map_at_r, share_teacher
+from runs import arguments, in_parallel, map_at_r, run_config, share_teacher
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
 from why_measures import (
@@ -42,7 +42,7 @@ from writing import FINDINGS, put_section
 from pml_slade import builders
 from pml_slade.checkpoints import Checkpoints, write_json_atomic
 from pml_slade.clustering import embed
-from pml_slade.config import Config, StudentConfig, load_config
+from pml_slade.config import Config, StudentConfig
 from pml_slade.datasets.pseudo_label_dataset import first_of_item
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.pipeline import Pipeline
@@ -89,7 +89,7 @@ def main() -> None:
     in_parallel(args.jobs, partial(train_teacher, args), PRESETS)
     found = dict(zip(STUDENTS, in_parallel(args.jobs, partial(train_student, args), STUDENTS)))
     plot(found, settings(args, "paper", "basis", Path()), args.results.parent / "images")
-    text = section(args.seed, BATCHES, found)
+    text = section(args.seed, BATCHES, found, args.device)
     print(text)
     put_section(args.results, "why", text)
 
@@ -116,8 +116,7 @@ def settings(
     args: argparse.Namespace, preset: str, row: str, output: Path, further: Sequence[str] = ()
 ) -> Config:
     """Settings of a run."""
-    fixed = [f"rows=[{row}]", f"seed={args.seed}", f"output={output}", "data.check_duplicates=false"]
-    return load_config(["omniglot", preset], ["device=cpu", *further, *args.overrides, *fixed])
+    return run_config(args, ["omniglot", preset], further, [row], seed=args.seed, output=output)
 
 
 def folder(args: argparse.Namespace, name: str) -> Path:

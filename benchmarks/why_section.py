@@ -63,7 +63,7 @@ class Found:
     score: float
 
 
-def section(seed: int, batches: int, found: Mapping[str, Found]) -> str:
+def section(seed: int, batches: int, found: Mapping[str, Found], device: str) -> str:
     """Tables, plots, and what the numbers say; `found` is by the names of `why.STUDENTS`."""
     about = ABOUT.format(seed=seed, batches=batches, which=_which(next(iter(found.values())).epochs))
     parts = [
@@ -72,7 +72,7 @@ def section(seed: int, batches: int, found: Mapping[str, Found]) -> str:
         *_gradient_part(found),
         *_clusters_part(list(found.values())),
     ]
-    return "\n\n".join(["## Why it works", about, *parts, machine()])
+    return "\n\n".join(["## Why it works", about, *parts, machine(device=device)])
 
 
 def _pairs_part(runs: Sequence[Found]) -> list[str]:

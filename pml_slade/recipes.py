@@ -318,7 +318,11 @@ def _two_views(setup: Setup, row: str) -> dict[str, Any]:
     }
     if row == "self_taught":  # it draws nearest neighbours
         plain = builders.with_transform(pool, config.data, train=False)
-        return arguments | {"clustering_dataset": plain, "neighbours": config.peers.self_taught_neighbours}
+        return arguments | {
+            "clustering_dataset": plain,
+            "cluster_kwargs": {"progress": setup.progress},
+            "neighbours": config.peers.self_taught_neighbours,
+        }
     return arguments | {"unlabeled_sampler": RandomSampler(images)}
 
 

@@ -153,7 +153,7 @@ def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path,
     miner = sys.modules["mined"].PartMiner
     mine = miner.mine
     monkeypatch.setattr(miner, "mine", lambda self, *args: parts.add(self.part) or mine(self, *args))
-    args = Namespace(omniglot=omniglot, runs=tmp_path, overrides=TINY)
+    args = Namespace(omniglot=omniglot, runs=tmp_path, overrides=TINY, device="cpu")
     trial = ablation.Variant("a part", "paper", mined="negatives"), 0
     for each in (ablation.teacher_of(trial), trial):
         ablation.run(args, each)

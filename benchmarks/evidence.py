@@ -44,8 +44,8 @@ The alphabets that settings were chosen on are labeled or in the pool here. Each
 times, so that as many images a cluster as a labeled class has is the true number of the pool's classes."""
 CLUTTERED = """\
 As with five labeled alphabets, but four fifths of the pool's classes make way for scribbles, noise,
-textures and pieces of drawings, each there once. As many images a cluster as a labeled class has makes
-some five times as many clusters as the pool has classes."""
+textures, and drawings laid over each other or torn up, each there once. As many images a cluster as a
+labeled class has makes some five times as many clusters as the pool has classes."""
 MINED = """\
 There is no share here: the oracle of `paper` mines by Eq. 7, as its SLADE does, and is no bound for the
 rows that do not mine."""

@@ -39,7 +39,12 @@ def arguments(description: str | None, name: str, results: Path) -> argparse.Arg
 
 
 def run_config(
-    args: argparse.Namespace, presets: Sequence[str], settings: Sequence[str], rows: Sequence[str], **run: Any
+    args: argparse.Namespace,
+    presets: Sequence[str],
+    settings: Sequence[str],
+    rows: Sequence[str],
+    seed: int,
+    output: Path,
 ) -> Config:
     """Settings of a run: those of presets, its own, and what was said on the command line.
 
@@ -48,9 +53,10 @@ def run_config(
         presets: of the data and of the method.
         settings: KEY=VALUE.
         rows: to train.
-        run: its ``seed`` and ``output``.
+        seed: of the run.
+        output: its folder.
     """
-    fixed = [f"rows={json.dumps(list(rows))}", f"device={args.device}", *(f"{k}={v}" for k, v in run.items())]
+    fixed = [f"rows={json.dumps(list(rows))}", f"seed={seed}", f"output={output}", f"device={args.device}"]
     look = "data.check_duplicates=false"  # once is enough, and `pml-slade train` does it
     return load_config(list(presets), [*settings, *args.overrides, *fixed, look])
 

@@ -92,7 +92,7 @@ def test_the_share_is_that_of_the_oracles_gain():
     assert "SLADE +4.0 ± 0.0 MAP@R, 53 % ± 169 of what the oracle" in evidence.over_the_better(runs)[0]
 
 
-def test_there_is_no_share_where_the_oracle_is_no_bound(tmp_path):
+def test_there_is_no_share_where_the_oracle_is_no_bound():
     evidence = load_script("evidence")
     scores = dict.fromkeys(("MAP@R", "RP", "P@1"), 1.0)
     rows = {row: Result(row, row, 1, 64, scores, scores, "") for row in evidence.PAPER}

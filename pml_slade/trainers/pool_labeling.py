@@ -15,7 +15,7 @@ from torch import Tensor
 from ..clustering import class_means, embed, suggest_num_clusters
 from ..datasets.pseudo_label_dataset import LEFT_OUT, PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
-from ..losses import FeatureBasisLoss
+from ..losses import ClusterBasisLoss, FeatureBasisLoss
 
 logger = logging.getLogger("pml_slade")
 
@@ -131,9 +131,9 @@ class PoolLabeling:
             learned[unknown] = self._centroids(pool)[unknown]
         return learned
 
-    def _cluster_losses(self) -> list[Any]:
+    def _cluster_losses(self) -> list[ClusterBasisLoss]:
         loss = self.loss_funcs["unlabeled_metric_loss"]
-        return [part for part in loss.modules() if hasattr(part, "start_from")]
+        return [part for part in loss.modules() if isinstance(part, ClusterBasisLoss)]
 
     def _embed_pool(self, pool: PseudoLabelDataset, model: torch.nn.Module) -> np.ndarray:
         return embed(
@@ -202,14 +202,15 @@ class PoolLabeling:
         every, pool = self.relabel_every, self.unlabeled_dataset
         if int(every) != every or every < 0:
             raise ConfigError(f"relabel_every must be a whole number of epochs, or 0, got {every!r}.")
-        if every and self.unlabeled_sampler is not None:
+        if not every:
+            return
+        check_relabeling(self.loss_funcs["unlabeled_metric_loss"], every)
+        if self.unlabeled_sampler is not None:
             raise ConfigError(
                 "unlabeled_sampler was made for the labels that the pool has now, and relabel_every="
                 f"{every} changes them: leave it out; unlabeled_images_per_class says what batches hold."
             )
-        if every:
-            check_relabeling(self.loss_funcs["unlabeled_metric_loss"], every)
-        if every and isinstance(pool, PseudoLabelDataset) and pool.num_left_out:
+        if isinstance(pool, PseudoLabelDataset) and pool.num_left_out:
             raise ConfigError(
                 f"relabel_every={every} would label the {pool.num_left_out} samples that unlabeled_dataset "
                 "leaves out: give a pool that does not hold them, or relabel_every=0."
@@ -241,10 +242,11 @@ def check_relabeling(loss: torch.nn.Module, every: int) -> None:
         ConfigError: it has weights for each pseudo-class, and nothing that starts them anew.
     """
     for part in loss.modules():
-        if not isinstance(part, BaseMetricLossFunction) or isinstance(part, FeatureBasisLoss):
-            continue  # a distance's weights are no class's, and a basis has the annotated ones
-        sizes = [p.numel() for p in part.parameters(recurse=False)]
-        if max(sizes, default=0) > 1 and not hasattr(part, "start_from"):
+        if not isinstance(part, BaseMetricLossFunction):
+            continue  # a distance's weights are no class's
+        if isinstance(part, (FeatureBasisLoss, ClusterBasisLoss)):
+            continue  # these have weights of annotated classes, and such as the trainer starts anew
+        if any(p.numel() > 1 for p in part.parameters(recurse=False)):
             raise ConfigError(
                 f"relabel_every={every} numbers the pseudo-classes anew, and the pool's loss "
                 f"{type(part).__name__} learns weights for each: give relabel_every=0, or a loss "

@@ -186,27 +186,28 @@ def against_control(row: str, runs: Sequence[dict[str, Result]]) -> list[str]:
     if row in ("teacher", "control") or "control" not in runs[0]:
         return ["", ""]
     over = gained([gain(run, row) for run in runs])
-    return [over, "" if row == "oracle" or "oracle" not in runs[0] else share(runs, row, gain)]
+    return [over, "" if row == "oracle" or "oracle" not in runs[0] else share(runs, row, gain) or "–"]
 
 
 def over_the_better(runs: Sequence[dict[str, Result]]) -> list[str]:
     """What SLADE gains where training on made the teacher worse: the start is the one to beat then."""
     if not {"teacher", "control", "slade", "oracle"} <= runs[0].keys():
         return []
-    over = [gain_over_the_better(run, "slade") for run in runs]
+    over = gained([gain_over_the_better(run, "slade") for run in runs])
+    of_the_oracles = share(runs, "slade", gain_over_the_better)
     return [
-        f"Over the better of the teacher and the teacher trained on, by seed: SLADE {gained(over)} MAP@R, "
-        f"{share(runs, 'slade', gain_over_the_better)} of what the oracle gains over it."
+        f"Over the better of the teacher and the teacher trained on, by seed: SLADE {over} MAP@R"
+        + (f", {of_the_oracles} of what the oracle gains over it." if of_the_oracles else ".")
     ]
 
 
 def share(
     runs: Sequence[dict[str, Result]], row: str, gain: Callable[[dict[str, Result], str], float]
 ) -> str:
-    """Of the oracle's gain, by seed; none where it does not gain in each."""
+    """Of the oracle's gain, by seed; nothing where it does not gain in each."""
     bounds = [gain(run, "oracle") for run in runs]
     if min(bounds) <= 0:
-        return "–"
+        return ""
     shares = [100 * gain(run, row) / bound for run, bound in zip(runs, bounds)]
     return f"{mean(shares):.0f} %{plus_minus(shares, 0)}"
 

@@ -21,6 +21,8 @@ from pml_slade.config import ROWS
 from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
+LOSSES = ("MultiSimilarityLoss", "NTXentLoss")
+"""Of pseudo-labels, in place of the contrastive one."""
 TRIED = {
     "memory": [f"peers.memory_size={n}" for n in (128, 512, 2048, 8192)],
     "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
@@ -29,8 +31,14 @@ TRIED = {
         for w, t in ((1, 0.1), (3, 0.1), (10, 0.1), (3, 0.5))
     ],
     "self_taught": [f"peers.self_taught_weight={w}" for w in (1, 3, 10, 30)],
-    "pseudo": [f"peers.pseudo_weight={w}" for w in (1, 2, 4, 8)],
-    "iterated": [f"peers.iterated_weight={w}" for w in (0.5, 1, 2, 4)],
+    "pseudo": [
+        *(f"peers.pseudo_weight={w}" for w in (1, 2, 4, 8)),
+        *(f"peers.pseudo_weight={w} student.unlabeled_loss.name={loss}" for loss in LOSSES for w in (1, 4)),
+    ],
+    "iterated": [
+        *(f"peers.iterated_weight={w}" for w in (0.5, 1, 2, 4)),
+        *(f"peers.iterated_weight={w} student.unlabeled_loss.name={loss}" for loss in LOSSES for w in (1, 4)),
+    ],
     "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],
 }
 Trial = tuple[str, str, int]

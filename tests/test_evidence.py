@@ -99,6 +99,7 @@ def test_there_is_no_share_where_the_oracle_is_no_bound():
     assert "–" in evidence.table([rows], evidence.PAPER)
     assert "share" in evidence.table([rows], evidence.PAPER)
     assert "share" not in evidence.table([rows], evidence.PAPER, shares=False)
+    assert evidence.over_the_better([rows])[0].endswith("SLADE +0.0 MAP@R.")
 
 
 def test_tuning_chooses_among_as_many_settings_for_each(omniglot, tmp_path):

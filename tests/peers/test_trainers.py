@@ -67,3 +67,11 @@ def test_neighbours_are_found_anew_each_epoch(images, pool):
     trainer._default_unlabeled_sampler = lambda: made.append(trainer.epoch) or make()
     trainer.train(num_epochs=3)
     assert made == [1, 2, 3]
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_finding_neighbours_is_silent_where_progress_is_off(images, pool, progress, capfd):
+    settings = {"neighbours": 2, "cluster_kwargs": {"progress": progress}}
+    trainer = build(images, pool, SelfTaughtTrainer, SelfTaughtLoss(2), **settings)
+    trainer._default_unlabeled_sampler()
+    assert ("embedding" in capfd.readouterr().err) == progress

@@ -295,8 +295,13 @@ class PeersConfig(Section):
     self_supervised_weight: float = Field(3.0, gt=0)
     self_supervised_temperature: float = Field(0.1, gt=0)
     self_taught_weight: float = Field(3.0, gt=0)
-    pseudo_weight: float | None = Field(4.0, gt=0, description="null: student.unlabeled_weight")
-    iterated_weight: float | None = Field(None, gt=0, description="null: student.unlabeled_weight")
+    pseudo_weight: float | None = Field(16.0, gt=0, description="null: student.unlabeled_weight")
+    iterated_weight: float | None = Field(8.0, gt=0, description="null: student.unlabeled_weight")
+    pseudo_loss: NamedConfig | None = Field(
+        NamedConfig(name="MultiSimilarityLoss"),
+        description="ranks the pool of pseudo and iterated where student.unlabeled_loss does not; null: "
+        "student.loss",
+    )
     self_taught_neighbours: int = Field(4, ge=1, description="nearest neighbours of each query in a batch")
 
 

@@ -206,6 +206,8 @@ def _pool_loss(setup: Setup, row: str, basis: FeatureBasisLoss | None) -> torch.
         return ClusterBasisLoss(basis, _most_clusters(setup, row), student.basis.cluster_margin)
     if student.unlabeled_loss is not None:
         return builders.build_loss(student.unlabeled_loss, "student.unlabeled_loss")
+    if row in ("pseudo", "iterated") and peers.pseudo_loss is not None:
+        return builders.build_loss(peers.pseudo_loss, "peers.pseudo_loss")
     return None
 
 

@@ -230,6 +230,12 @@ def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_peers_loss_that_does_not_exist_is_refused(tmp_path, in_memory):
+    settings = ("rows=[pseudo]", "peers.pseudo_loss.name=Contrastive")
+    with pytest.raises(ConfigError, match=r"peers\.pseudo_loss\.name: .*ContrastiveLoss"):
+        Pipeline(small_config(NOWHERE, tmp_path / "run", *settings), progress=False)
+
+
 @pytest.mark.parametrize("row", ["iterated", "slade"])
 def test_weights_of_clusters_that_are_numbered_anew_are_refused(tmp_path, in_memory, row):
     settings = (

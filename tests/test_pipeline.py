@@ -725,7 +725,21 @@ def test_the_best_method_has_a_vector_for_each_cluster(run):
     assert loss.basis is slade.loss_funcs["basis_loss"]
     assert (len(loss.V), len(oracle.loss_funcs["unlabeled_metric_loss"].V)) == (6, POOL_CLASSES)
     assert slade.optimizers["unlabeled_metric_loss_optimizer"].param_groups[0]["lr"] == 3e-3
-    assert pseudo.loss_funcs["unlabeled_metric_loss"] is pseudo.loss_funcs["metric_loss"]
+    assert isinstance(pseudo.loss_funcs["unlabeled_metric_loss"], MultiSimilarityLoss)
+
+
+@pytest.mark.parametrize(
+    ("setting", "loss"),
+    [
+        ("peers.pseudo_loss={name: TripletMarginLoss}", "TripletMarginLoss"),
+        ("student.unlabeled_loss={name: TripletMarginLoss}", "TripletMarginLoss"),
+        ("peers.pseudo_loss=null", "ContrastiveLoss"),
+    ],
+)
+def test_students_on_pseudo_labels_rank_the_pool_as_they_are_told(run, setting, loss):
+    run("rows=[pseudo, iterated]", *BEST, setting)
+    for trainer in run.trainers[1:]:
+        assert type(trainer.loss_funcs["unlabeled_metric_loss"]).__name__ == loss
 
 
 def test_a_pool_that_is_classified_is_shuffled_and_one_that_is_ranked_comes_by_cluster(run):

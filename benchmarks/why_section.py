@@ -24,7 +24,8 @@ Distorted as in training: the same images under training's transform, beside a l
 norm by the batch's own statistics, which is what the thresholds come from and what training mines.
 Precision and recall are against the true classes. The hardest tenth are, of all truly matching pairs, those
 of the lowest cosine, and of all others those of the highest. The loss is the contrastive one by the run's
-margins; `best, SLADE` classifies the pool in its place."""
+margins; in its place `best, SLADE` classifies the pool, and `best, iterated clustering` ranks it by
+multi-similarity."""
 ABOUT_SIMILARITIES = """\
 Running means are those of training, on distorted images, and are the thresholds of Eq. 7. Match and other:
 mean similarity of truly matching pairs and of others in the measured batches. AUC: the chance that a random

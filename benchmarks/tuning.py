@@ -90,8 +90,8 @@ def section(seeds: list[int], scores: dict[Trial, float], device: str) -> str:
         "`python benchmarks/tuning.py FOLDER`: MAP@R on ten alphabets of Omniglot's background set, five "
         "others labeled, the rest the pool. Each row had four settings or more of its main weight or size to "
         "choose from, students on pseudo-labels of their loss, too; the best mean over seeds is its default. "
-        "Where that was the largest weight, the smallest made way for one larger still, if it was better by "
-        "more than a tenth. Augmentation, averaging, classifier and teacher are the same for all. How "
+        "Where that was the largest weight, and clearly the best, the smallest made way for one larger "
+        "still. Augmentation, averaging, classifier and teacher are the same for all. How "
         "the pool is clustered and learned from, which `iterated` and `slade` share or `slade` has alone, "
         "was chosen on the same classes besides: ablation.py has its parts."
     )

@@ -21,9 +21,13 @@ from pml_slade.config import ROWS
 from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
 
-PSEUDO = {"ContrastiveLoss": (4,), "NTXentLoss": (1, 2, 4), "MultiSimilarityLoss": (1, 4, 8, 16)}
-ITERATED = {"ContrastiveLoss": (2,), "MultiSimilarityLoss": (4, 8, 16)}
-"""Losses and their weights; those of the contrastive one were the best of 1, 2, 4, 8, and of 0.5, 1, 2, 4."""
+
+def with_losses(weight: str, tried: dict[str, tuple[int, ...]]) -> list[str]:
+    """Settings of a row on pseudo-labels: each loss with each of its weights."""
+    return [f"peers.pseudo_loss.name={loss} peers.{weight}={w}" for loss in tried for w in tried[loss]]
+
+
+# Of contrastive loss, what had been the best of 1, 2, 4, 8 for one row, and of 0.5, 1, 2, 4 for the other.
 TRIED = {
     "memory": [f"peers.memory_size={n}" for n in (128, 512, 2048, 8192)],
     "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
@@ -32,14 +36,11 @@ TRIED = {
         for w, t in ((1, 0.1), (3, 0.1), (10, 0.1), (3, 0.5))
     ],
     "self_taught": [f"peers.self_taught_weight={w}" for w in (1, 3, 10, 30)],
-    "pseudo": [
-        f"peers.pseudo_loss.name={loss} peers.pseudo_weight={w}" for loss, ws in PSEUDO.items() for w in ws
-    ],
-    "iterated": [
-        f"peers.pseudo_loss.name={loss} peers.iterated_weight={w}"
-        for loss, ws in ITERATED.items()
-        for w in ws
-    ],
+    "pseudo": with_losses(
+        "pseudo_weight",
+        {"ContrastiveLoss": (4,), "NTXentLoss": (1, 2, 4), "MultiSimilarityLoss": (1, 4, 8, 16)},
+    ),
+    "iterated": with_losses("iterated_weight", {"ContrastiveLoss": (2,), "MultiSimilarityLoss": (4, 8, 16)}),
     "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],
 }
 Trial = tuple[str, str, int]

@@ -46,13 +46,14 @@ class Variant:
 Trial = tuple[Variant, int]
 """And its seed."""
 BOTH = ("teacher", "student")
-NO_CLUSTERS = ("student.basis.clusters=false", "student.basis.regularizer=sd", "student.basis.warmup=100")
 VARIANTS = {
     "best": [
         Variant("the whole preset"),
         Variant("control", row="control"),
         Variant("oracle", row="oracle"),
+        Variant("multi-similarity loss on the pool in place of clusters' vectors", row="iterated"),
         Variant("labeled once", settings=("student.relabel_every=0",)),
+        Variant("no margin at the clusters' vectors", settings=("student.basis.cluster_margin=0",)),
         Variant("k-means", settings=("student.clustering=kmeans",)),
         Variant("no smoothing", settings=("student.smooth=false",)),
         Variant("no whitening", settings=("student.whitening=0",)),
@@ -60,8 +61,6 @@ VARIANTS = {
             "k-means of embeddings as they are",
             settings=("student.clustering=kmeans", "student.smooth=false", "student.whitening=0"),
         ),
-        Variant("basis of classes alone, SD, contrastive loss on the pool", settings=NO_CLUSTERS),
-        Variant("no margin at the clusters' vectors", settings=("student.basis.cluster_margin=0",)),
         Variant("mild augmentation", settings=("data.augmentation=mild",)),
         Variant("no average", settings=tuple(f"{stage}.average=null" for stage in BOTH)),
         Variant("best epoch in place of the last good one", settings=("tolerance=0",)),

@@ -109,7 +109,7 @@ def main() -> None:
     scores = dict(zip(trials, in_parallel(args.jobs, partial(run, args), trials)))
     for name in args.of:
         found = [[scores[variant, seed] for seed in args.seeds] for variant in VARIANTS[name]]
-        text = section(name, found, args.device)
+        text = section(name, args.seeds, found, args.device)
         print(text)
         put_section(args.results, f"ablation {name}", text)
 
@@ -144,7 +144,7 @@ def folder(runs: Path, trial: Trial) -> Path:
     return runs / variant.preset / pool / str(seed) / "-".join(parts)
 
 
-def section(name: str, found: list[list[float]], device: str) -> str:
+def section(name: str, seeds: list[int], found: list[list[float]], device: str) -> str:
     """A line per variant, compared with the first by seed."""
     lines = []
     for variant, scores in zip(VARIANTS[name], found):
@@ -152,10 +152,10 @@ def section(name: str, found: list[list[float]], device: str) -> str:
         shown = " ".join(f"`{setting}`" for setting in variant.settings)
         lines.append([variant.title, shown, cell(scores), "" if scores is found[0] else gained(over)])
     about = (
-        f"`python benchmarks/ablation.py FOLDER --of {name}`: MAP@R on ten alphabets of Omniglot's "
-        f"background set, five others labeled, the rest the pool; mean of {len(found[0])} seeds and half its "
-        "95 % interval, and the difference to the first line by seed. Lines have one teacher where they do "
-        "not change it."
+        f"`python benchmarks/ablation.py FOLDER --of {name} --seeds {' '.join(map(str, seeds))}`: MAP@R on ten "
+        "alphabets of Omniglot's background set, five others labeled, the rest the pool; mean of the seeds and "
+        "half its 95 % interval, and the difference to the first line by seed. Lines have one teacher where "
+        "they do not change it."
     )
     table = markdown(["variant", "settings", "MAP@R", "to the first line"], lines)
     return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device=device)])

@@ -151,11 +151,11 @@ def section(name: str, seeds: list[int], found: list[list[float]], device: str) 
         over = [score - whole for score, whole in zip(scores, found[0])]
         shown = " ".join(f"`{setting}`" for setting in variant.settings)
         lines.append([variant.title, shown, cell(scores), "" if scores is found[0] else gained(over)])
+    command = f"python benchmarks/ablation.py FOLDER --of {name} --seeds {' '.join(map(str, seeds))}"
     about = (
-        f"`python benchmarks/ablation.py FOLDER --of {name} --seeds {' '.join(map(str, seeds))}`: MAP@R on ten "
-        "alphabets of Omniglot's background set, five others labeled, the rest the pool; mean of the seeds and "
-        "half its 95 % interval, and the difference to the first line by seed. Lines have one teacher where "
-        "they do not change it."
+        f"`{command}`: MAP@R on ten alphabets of Omniglot's background set, five others labeled, the rest "
+        "the pool; mean of the seeds and half its 95 % interval, and the difference to the first line by "
+        "seed. Lines have one teacher where they do not change it."
     )
     table = markdown(["variant", "settings", "MAP@R", "to the first line"], lines)
     return "\n\n".join([f"## {TITLES[name]}", about, table, machine(device=device)])

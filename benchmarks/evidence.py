@@ -157,7 +157,8 @@ def section(name: str, found: Results, device: str) -> str:
     """Everything about one data set."""
     task, parts = TASKS[name], []
     if runs := found.get("best"):
-        parts += [f"Preset `best`, seeds: {len(runs)}.", table(runs, BEST), *over_the_better(runs)]
+        parts += [f"Preset `best`, seeds: {len(runs)}.", table(runs, BEST)]
+        parts += [*over_the_better(runs), *over_the_best_peer(runs)]
     if runs := found.get("paper"):
         parts += [f"Preset `paper`, seeds: {len(runs)}.", table(runs, PAPER, shares=False), MINED]
     return "\n\n".join([f"## {task.title}", task.about, ABOUT, *parts, machine(device=device)])
@@ -198,6 +199,20 @@ def over_the_better(runs: Sequence[dict[str, Result]]) -> list[str]:
     return [
         f"Over the better of the teacher and the teacher trained on, by seed: SLADE {over} MAP@R"
         + (f", {of_the_oracles} of what the oracle gains over it." if of_the_oracles else ".")
+    ]
+
+
+def over_the_best_peer(runs: Sequence[dict[str, Result]]) -> list[str]:
+    """What SLADE gains over the peer with the best mean."""
+    peers = [row for row in PEERS if row in runs[0]]
+    if not peers or "slade" not in runs[0]:
+        return []
+    best = max(peers, key=lambda row: mean(test(run[row])["MAP@R"] for run in runs))
+    over = [test(run["slade"])["MAP@R"] - test(run[best])["MAP@R"] for run in runs]
+    ahead = sum(difference > 0 for difference in over)
+    return [
+        f"Over the best of its peers, {runs[0][best].title}, by seed: SLADE {gained(over)} MAP@R, "
+        f"ahead in {ahead} of {len(runs)}."
     ]
 
 

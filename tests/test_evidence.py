@@ -92,6 +92,24 @@ def test_the_share_is_that_of_the_oracles_gain():
     assert "SLADE +4.0 ± 0.0 MAP@R, 53 % ± 169 of what the oracle" in evidence.over_the_better(runs)[0]
 
 
+def test_slade_is_compared_with_the_peer_of_the_best_mean_by_seed():
+    evidence = load_script("evidence")
+
+    def result(row, score):
+        metrics = dict.fromkeys(("MAP@R", "RP", "P@1"), score)
+        return Result(row, f"The {row}", 1, 64, metrics, metrics, "")
+
+    rows = ("control", "pseudo", "iterated", "slade", "oracle")
+    runs = [
+        {row: result(row, score) for row, score in zip(rows, scores)}
+        for scores in ((90, 12, 20, 26, 90), (90, 26, 20, 18, 90))
+    ]
+    (text,) = evidence.over_the_best_peer(runs)
+    assert "peers, The iterated, by seed: SLADE +2.0 ± 50.8 MAP@R, ahead in 1 of 2." in text
+    no_peers = [{row: run[row] for row in ("control", "slade")} for run in runs]
+    assert evidence.over_the_best_peer(no_peers) == []
+
+
 def test_there_is_no_share_where_the_oracle_is_no_bound():
     evidence = load_script("evidence")
     scores = dict.fromkeys(("MAP@R", "RP", "P@1"), 1.0)

@@ -224,7 +224,7 @@ def share(
     if min(bounds) <= 0:
         return ""
     shares = [100 * gain(run, row) / bound for run, bound in zip(runs, bounds)]
-    return f"{mean(shares):.0f} %{plus_minus(shares, 0)}"
+    return f"{round(mean(shares))} %{plus_minus(shares, 0)}"
 
 
 def gain(run: dict[str, Result], row: str) -> float:

@@ -20,7 +20,7 @@ from statistics import mean
 
 from bench_data import clutter
 from runs import arguments, in_parallel, run_config
-from writing import README, RESULTS, gained, machine, plus_minus, put_section, test
+from writing import README, RESULTS, by_seed, gained, machine, plus_minus, put_section, test
 
 from pml_slade.builders import build_splits
 from pml_slade.config import ROWS, Config
@@ -209,11 +209,7 @@ def over_the_best_peer(runs: Sequence[dict[str, Result]]) -> list[str]:
         return []
     best = max(peers, key=lambda row: mean(test(run[row])["MAP@R"] for run in runs))
     over = [test(run["slade"])["MAP@R"] - test(run[best])["MAP@R"] for run in runs]
-    ahead = sum(difference > 0 for difference in over)
-    return [
-        f"Over the best of its peers, {runs[0][best].title}, by seed: SLADE {gained(over)} MAP@R, "
-        f"ahead in {ahead} of {len(runs)}."
-    ]
+    return [f"Over the best of its peers, {runs[0][best].title}: SLADE {by_seed(over)}"]
 
 
 def share(

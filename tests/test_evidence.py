@@ -72,13 +72,13 @@ def test_the_evidence_is_a_table_per_data_set_and_goes_on(omniglot, tmp_path):
     assert text.count("| SLADE |") == 3
 
 
+def result(row, score):
+    metrics = dict.fromkeys(("MAP@R", "RP", "P@1"), score)
+    return Result(row, f"The {row}", 1, 64, metrics, metrics, "")
+
+
 def test_the_share_is_that_of_the_oracles_gain():
     evidence = load_script("evidence")
-
-    def result(row, score):
-        metrics = dict.fromkeys(("MAP@R", "RP", "P@1"), score)
-        return Result(row, row, 1, 64, metrics, metrics, "")
-
     runs = [
         {row: result(row, score) for row, score in zip(("teacher", "control", "slade", "oracle"), scores)}
         for scores in ((10, 20, 28, 30), (10, 30, 34, 40))
@@ -94,26 +94,20 @@ def test_the_share_is_that_of_the_oracles_gain():
 
 def test_slade_is_compared_with_the_peer_of_the_best_mean_by_seed():
     evidence = load_script("evidence")
-
-    def result(row, score):
-        metrics = dict.fromkeys(("MAP@R", "RP", "P@1"), score)
-        return Result(row, f"The {row}", 1, 64, metrics, metrics, "")
-
     rows = ("control", "pseudo", "iterated", "slade", "oracle")
     runs = [
         {row: result(row, score) for row, score in zip(rows, scores)}
         for scores in ((90, 12, 20, 26, 90), (90, 26, 20, 18, 90))
     ]
     (text,) = evidence.over_the_best_peer(runs)
-    assert "peers, The iterated, by seed: SLADE +2.0 ± 50.8 MAP@R, ahead in 1 of 2." in text
+    assert "peers, The iterated: SLADE +2.0 MAP@R ± 50.8 (by seed: +6.0, -2.0)." in text
     no_peers = [{row: run[row] for row in ("control", "slade")} for run in runs]
     assert evidence.over_the_best_peer(no_peers) == []
 
 
 def test_there_is_no_share_where_the_oracle_is_no_bound():
     evidence = load_script("evidence")
-    scores = dict.fromkeys(("MAP@R", "RP", "P@1"), 1.0)
-    rows = {row: Result(row, row, 1, 64, scores, scores, "") for row in evidence.PAPER}
+    rows = {row: result(row, 1.0) for row in evidence.PAPER}
     assert "–" in evidence.table([rows], evidence.PAPER)
     assert "share" in evidence.table([rows], evidence.PAPER)
     assert "share" not in evidence.table([rows], evidence.PAPER, shares=False)

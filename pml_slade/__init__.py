@@ -1,10 +1,55 @@
-"""Self-training for metric learning (SLADE) as a plug-in to pytorch-metric-learning."""
+"""Self-training for metric learning (SLADE) as a plug-in to pytorch-metric-learning.
 
-from . import compat as _compat  # noqa: F401  it prepares the installed PML, so it comes first
-from .datasets import PseudoLabelDataset
-from .losses import FeatureBasisLoss
-from .miners import ThresholdPairMiner
-from .trainers import SelfTrainingTrainer
+Names are imported when they are first used, so that `pml-slade --help` does not wait for torch.
+"""
 
-__all__ = ["FeatureBasisLoss", "PseudoLabelDataset", "SelfTrainingTrainer", "ThresholdPairMiner"]
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if version("pytorch-metric-learning").startswith("0."):
+    from . import compat as _compat  # noqa: F401  it prepares the installed PML, so it comes first
+
+if TYPE_CHECKING:
+    from .api import load, train
+    from .averages import ModelAverage
+    from .datasets import PseudoLabelDataset
+    from .losses import ClusterBasisLoss, FeatureBasisLoss
+    from .miners import ThresholdPairMiner
+    from .recipe import best_student
+    from .trainers import SelfTrainingTrainer
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ClusterBasisLoss": "losses",
+    "FeatureBasisLoss": "losses",
+    "ModelAverage": "averages",
+    "PseudoLabelDataset": "datasets",
+    "SelfTrainingTrainer": "trainers",
+    "ThresholdPairMiner": "miners",
+    "best_student": "recipe",
+    "load": "api",
+    "train": "api",
+}
+__all__ = [
+    "ClusterBasisLoss",
+    "FeatureBasisLoss",
+    "ModelAverage",
+    "PseudoLabelDataset",
+    "SelfTrainingTrainer",
+    "ThresholdPairMiner",
+    "best_student",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

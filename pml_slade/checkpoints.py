@@ -5,6 +5,7 @@ digest comes last, so a file that was cut anywhere cannot pass for a complete on
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import torch
@@ -64,6 +65,22 @@ def write_array_atomic(path: str | os.PathLike[str], array: np.ndarray) -> None:
         np.save(file, array)
 
 
+def write_arrays_atomic(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write arrays by name as `numpy.savez` does, atomically (see `write_atomic`)."""
+    with _atomic_file(Path(path)) as file:
+        np.savez(file, **arrays)
+
+
+@contextmanager
+def text_file_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Open a new UTF-8 text file that takes its name when the block ends without an error, as CSV wants it."""
+    with _atomic_file(Path(path)) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` as indented JSON, atomically (see `write_atomic`).
 
@@ -82,6 +99,23 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
         {'stage': 'teacher'}
     """
     write_atomic(path, (json.dumps(obj, indent=2) + "\n").encode())
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> write_atomic(path, b"")
+        >>> file_digest(path)[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class Checkpoints:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pml_slade.config import load_config
+from pml_slade.running.loading import load_config
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
 

@@ -108,8 +108,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         """
         position = operator.index(index)
         item = self._images[position]
-        if isinstance(item, np.ndarray):
-            return to_mode(Image.fromarray(item), self.mode)
+        if isinstance(item, (np.ndarray, Image.Image)):
+            return to_mode(Image.fromarray(item) if isinstance(item, np.ndarray) else item, self.mode)
         try:
             return read_image(item, self.mode)
         except DataError as error:
@@ -117,8 +117,16 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
     def name(self, index: int) -> str:
         """The image's path, or `"#index"` for images in memory."""
-        item = self._images[index]
-        return f"#{index}" if isinstance(item, np.ndarray) else item
+        item = self._images[index] if isinstance(self._images, list) else None
+        return item if isinstance(item, str) else f"#{index}"
+
+    def names(self) -> list[str]:
+        """The name of each image, see `name`."""
+        return [self.name(i) for i in range(len(self))]
+
+    def raw_images(self) -> Iterable[Any]:
+        """Each image as it is held: the path of a file, an array in memory, or a PIL image."""
+        return (self._images[i] for i in range(len(self)))
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> ImageDataset:
         """The images at `indices`, in that order; labels keep their meaning.
@@ -147,6 +155,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         part = copy.copy(self)
         if isinstance(self._images, np.ndarray):
             part._images = self._images[chosen]
+        elif hasattr(self._images, "chosen"):
+            part._images = self._images.chosen(chosen)
         else:
             part._images = [self._images[i] for i in chosen]
         part.labels = None if self.labels is None else self.labels[chosen]
@@ -192,6 +202,8 @@ def _checked_images(images: Sequence[str | os.PathLike[str]] | np.ndarray) -> li
             f"images must be a list of paths, got the single path {images!r}; "
             "to read a folder use image_folder"
         )
+    if hasattr(images, "chosen"):  # images of another data set, see `adapting.Items`
+        return images
     try:
         return [os.fspath(path) for path in images]
     except TypeError as error:

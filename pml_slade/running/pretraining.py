@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
-from . import builders
-from .config import Config
-from .datasets.images import ImageDataset
-from .exceptions import CheckpointError
-from .models import SwAVCheckpoint, build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
-from .models.saving import state_difference
-from .pretraining import SwAVLoss, SwAVTrainer, swav_views
-from .runs import begin, check_folder
+from ..checkpoints import write_atomic
+from ..datasets.fingerprints import digest, list_images
+from ..datasets.images import ImageDataset
+from ..exceptions import CheckpointError
+from ..methods.building import build_cosine_schedulers, build_optimizer
+from ..models import SwAVCheckpoint, build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from ..models.saving import state_difference
+from ..pretraining import SwAVLoss, SwAVTrainer, swav_views
+from ..runtime import Runtime
+from .data import build_pretraining_images, build_runtime
+from .rows import Inputs, Row, keep_lists, pretraining_settings
+from .settings import Config
 from .stages import Stage, Validate, run_stage, seed_everything
 
 logger = logging.getLogger("pml_slade")
@@ -26,6 +30,8 @@ FOLDER, FILE = "pretraining", "swav.pth.tar"
 DEFAULT_PROTOTYPES = 300
 FINAL_LR = 1e-3
 """Share of the learning rate that is left at the end, as in the authors' scripts."""
+Images = Mapping[str, ImageDataset]
+"""By part, "labeled" and "unlabeled", or one of these."""
 
 
 def run_pretraining(config: Config, progress: bool = True) -> Path:
@@ -35,17 +41,15 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         The file, in the layout in which the authors of SwAV publish theirs.
 
     Raises:
-        ConfigError: settings that do not fit; the folder holds a run with other settings.
+        ConfigError: settings that do not fit; the folder holds this stage with other settings or images.
         DataError: images that cannot be used.
     """
-    folder = check_folder(config)
-    if pretrained_file(config).exists():
-        return pretrained_file(config)
-    images, device = builders.build_pretraining_images(config), builders.build_device(config)
-    build_trainer(config, images, device)  # refuses what cannot work before anything is written
-    if not (folder / "config.yaml").exists():  # which may name the rows of a run
-        begin(config)
-    return pretrain(config, images, device, progress=progress)
+    images, runtime = build_pretraining_images(config), build_runtime(config, progress)
+    check(config, images, runtime)
+    settings = Path(config.output) / "config.yaml"
+    if not settings.exists():  # else it may be that of a run with rows
+        write_atomic(settings, config.to_yaml().encode())
+    return pretrain(config, images, runtime)
 
 
 def pretrained_file(config: Config) -> Path:
@@ -53,29 +57,42 @@ def pretrained_file(config: Config) -> Path:
     return Path(config.output) / FOLDER / FILE
 
 
-def pretrain(
-    config: Config,
-    images: Sequence[ImageDataset],
-    device: torch.device,
-    validate: Validate | None = None,
-    progress: bool = True,
-) -> Path:
-    """Pretrain a trunk, unless that is done; what was stopped goes on.
+def check(config: Config, images: Images, runtime: Runtime) -> None:
+    """Refuse what cannot work, before anything is trained or written.
+
+    Raises:
+        ConfigError: settings that do not fit; the stage was begun with other settings or images.
+        DataError: fewer images than a batch.
+    """
+    inputs, lists = _inputs(config, images)
+    Row(Path(config.output), FOLDER).admit(inputs, lists)
+    if not pretrained_file(config).exists():
+        build_trainer(config, images, runtime)
+
+
+def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validate | None = None) -> Path:
+    """Pretrain a trunk, unless that is done; what was stopped is resumed.
 
     Args:
         config: all settings; the stage lies in ``output/pretraining``.
         images: to train on, labels are not read.
-        device: to train on.
+        runtime: to train with.
         validate: measures a trunk after each epoch, for the records; the last epoch is taken anyway.
-        progress: show a progress bar.
 
     Returns:
         The file with trunk, projection head and prototypes.
+
+    Raises:
+        ConfigError: the stage was begun with other settings or images.
     """
-    file = pretrained_file(config)
+    file, row = pretrained_file(config), Row(Path(config.output), FOLDER)
+    inputs, lists = _inputs(config, images)
+    row.admit(inputs, lists)
     if file.exists():
         return file
-    trainer = build_trainer(config, images, device)
+    keep_lists(row.run, lists)
+    row.begin(inputs)
+    trainer = build_trainer(config, images, runtime)
     trunk = trainer.models["trunk"]
     stage = Stage(
         name="SwAV",
@@ -85,21 +102,26 @@ def pretrain(
         seed=config.seed,
         validate=None if validate is None else lambda: validate(trunk),
         keep_best=False,
-        progress=progress,
+        progress=runtime.progress,
     )
     run_stage(stage)
     save_swav_checkpoint(file, trunk, trainer.models["embedder"], trainer.swav_loss.prototypes)
     return file
 
 
-def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.device) -> SwAVTrainer:
+def _inputs(config: Config, images: Images) -> tuple[Inputs, dict[str, list[str]]]:
+    lists = {part: list_images(dataset.without_labels()) for part, dataset in images.items()}
+    return Inputs(pretraining_settings(config), {part: digest(lines) for part, lines in lists.items()}), lists
+
+
+def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrainer:
     """Return the trainer of the stage; a SwAV file in `model.weights` gives head and prototypes, too.
 
     Raises:
         ConfigError: settings that do not fit.
         DataError: fewer images than a batch.
     """
-    settings, data = config.pretraining, config.data
+    settings, data, device = config.pretraining, config.data, runtime.device
     seed_everything(config.seed)
     given = _given(config)
     trunk = build_trunk(config.model.trunk, len(data.mode), config.model.weights)
@@ -110,13 +132,13 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
         _go_on(loss.prototypes.heads[0], given.prototypes, "prototypes")
     parts = {"trunk": trunk.to(device), "embedder": head.to(device), "metric_loss": loss.to(device)}
     optimizers = {
-        f"{name}_optimizer": builders.build_optimizer(
+        f"{name}_optimizer": build_optimizer(
             settings, [{"params": list(part.parameters())}], "pretraining.optimizer"
         )
         for name, part in parts.items()
     }
     views = swav_views(data.transform, data.image_size, data.mode, settings.num_local)
-    dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images])
+    dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images.values()])
     frozen, queue_from = settings.freeze_prototypes, settings.queue_from_step
     if frozen is None:
         frozen = min(len(dataset) // settings.batch_size, settings.steps // 10)
@@ -131,12 +153,12 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
         queue_batches=settings.queue_batches,
         queue_from_iteration=queue_from,
         freeze_prototypes=frozen,
-        lr_schedulers=builders.build_cosine_schedulers(
+        lr_schedulers=build_cosine_schedulers(
             optimizers, settings.steps, settings.learning_rate * FINAL_LR
         ),
         iterations_per_epoch=min(config.epoch_steps, settings.steps),
         data_device=device,
-        dataloader_num_workers=data.num_workers,
+        dataloader_num_workers=runtime.workers,
     )
 
 

@@ -18,12 +18,12 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from .averages import ModelAverage
-from .checkpoints import Checkpoints
-from .compat import silent_epochs
-from .exceptions import SladeError
-from .pretraining import SwAVTrainer
-from .trainers import SelfTrainingTrainer
+from ..averages import ModelAverage
+from ..checkpoints import Checkpoints
+from ..compat import silent_epochs
+from ..exceptions import SladeError
+from ..pretraining import SwAVTrainer
+from ..trainers import SelfTrainingTrainer
 
 logger = logging.getLogger("pml_slade")
 

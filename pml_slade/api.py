@@ -1,0 +1,245 @@
+"""Training and a trained model in a few lines of Python."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .datasets.adapting import as_images
+from .datasets.folders import open_images
+from .datasets.images import ImageDataset
+from .datasets.splits import Splits, check_gallery, shared_labels
+from .datasets.transforms import transforms
+from .evaluation import evaluate as evaluate_embeddings
+from .exceptions import ConfigError
+from .models import LoadedModel, load_model
+from .running.data import hold_out
+from .running.loading import load_config
+from .running.run import Result, Run
+from .runtime import Runtime, cpu_workers
+
+logger = logging.getLogger("pml_slade")
+
+PathLike = str | os.PathLike[str]
+Images = PathLike | Sequence[Any] | np.ndarray | ImageDataset
+
+
+class TrainedModel:
+    """A trained model with the transform that it was trained for: images to embeddings.
+
+    Args:
+        model: as `load_model` gives it.
+        runtime: device and loader processes.
+
+    Attributes:
+        model: the torch module, (N, C, H, W) to (N, d).
+        transform: of evaluation, PIL image to tensor.
+        mode: "RGB" or "L", what images are converted to.
+
+    Raises:
+        ConfigError: the file does not say how images are prepared.
+    """
+
+    def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
+        meta = model.meta
+        if missing := [key for key in ("transform", "image_size", "mode") if key not in meta]:
+            raise ConfigError(f"model: its file does not say {missing}: it was not written by `pml-slade train`.")
+        self.model = model
+        self.runtime = runtime
+        self.mode: str = meta["mode"]
+        self.transform = transforms(meta["transform"], meta["image_size"], self.mode, train=False)
+
+    def open(self, images: Images, labeled: bool = False) -> ImageDataset:
+        """Return images as a data set under the model's transform.
+
+        Args:
+            images: a folder or a CSV list, a list of paths or PIL images, a uint8 array (N, H, W) or
+                (N, H, W, 3), or a data set of images.
+            labeled: whether a folder's or list's class labels are wanted.
+
+        Raises:
+            DataError: images that cannot be used.
+        """
+        if isinstance(images, (str, os.PathLike)):
+            path = Path(images)
+            if path.is_file() and path.suffix.lower() not in (".csv", ".tsv"):
+                return ImageDataset([path], transform=self.transform, mode=self.mode)
+            return open_images(path, self.transform, mode=self.mode, labeled=labeled)
+        return as_images(images, self.mode).with_transform(self.transform)
+
+    def embed(self, images: Images, batch_size: int = 128) -> np.ndarray:
+        """Return the embeddings of images, float32 (N, d) of unit length.
+
+        Args:
+            images: see `open`.
+            batch_size: images at once.
+        """
+        vectors = self.runtime.embed(self.open(images), self.model, batch_size)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def evaluate(self, images: Images, gallery: Images | None = None, batch_size: int = 128) -> dict[str, float]:
+        """Return MAP@R, RP and P@1 in percent on labeled images.
+
+        Args:
+            images: queries, see `open`.
+            gallery: what they are searched in; None: among themselves.
+            batch_size: images at once.
+
+        Raises:
+            DataError: images without labels, or among which nothing can be retrieved.
+        """
+        queries = self.open(images, labeled=True)
+        if gallery is None:
+            return evaluate_embeddings(self.embed(queries, batch_size), queries.known_labels())
+        found = self.open(gallery, labeled=True)
+        check_gallery(queries, found)
+        labels, others = shared_labels(queries, found)
+        return evaluate_embeddings(
+            self.embed(queries, batch_size), labels, self.embed(found, batch_size), others
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` came to.
+
+    Attributes:
+        folder: of the run.
+        results: one per row, in their order.
+        best: the row whose model is the run's.
+    """
+
+    folder: Path
+    results: list[Result]
+    best: Result
+
+    def model(self, row: str | None = None, device: str = "auto") -> TrainedModel:
+        """Return the model of a row, by default the run's."""
+        if row is None:
+            return load(self.folder, device)
+        known = {result.row: result.model for result in self.results}
+        if row not in known:
+            raise ConfigError(f"row: this run has no {row!r}; it has {', '.join(known)}.")
+        return load(self.folder / known[row], device)
+
+    def __getitem__(self, row: str) -> Result:
+        for result in self.results:
+            if result.row == row:
+                return result
+        raise KeyError(row)
+
+
+def load(
+    run: PathLike, device: str = "auto", workers: int | None = None, progress: bool = False
+) -> TrainedModel:
+    """Load a trained model, with the transform that goes with it.
+
+    Args:
+        run: folder of a run or of one of its rows, or a model.safetensors.
+        device: cpu, cuda, ...; auto takes the first GPU.
+        workers: processes that read images; None: one a CPU for image files.
+        progress: show progress bars.
+
+    Raises:
+        CheckpointError: no model, or a damaged one.
+        ConfigError: no such device.
+
+    Examples:
+        >>> load("nowhere").embed("my/images")
+        Traceback (most recent call last):
+        pml_slade.exceptions.CheckpointError: There is no model file nowhere; ...
+    """
+    runtime = Runtime.find(device, cpu_workers() if workers is None else workers, progress)
+    return TrainedModel(load_model(run, device=runtime.device), runtime)
+
+
+def train(
+    labeled: Any = None,
+    unlabeled: Any = None,
+    test: Any = None,
+    output: PathLike | None = None,
+    *,
+    validation: Any = None,
+    gallery: Any = None,
+    splits: Splits | None = None,
+    config: str | PathLike | Sequence[str | PathLike] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> Trained:
+    """Train a teacher and a student, and whatever `rows` names, as `pml-slade train` does.
+
+    Args:
+        labeled: a folder root/class/image, a CSV list, the name of a data set, or a data set of
+            (PIL image, label).
+        unlabeled: the pool: a folder, a list or a data set; its labels are not read.
+        test: labeled images of other classes, measured once, at the end.
+        output: folder of the run; repeat the call to resume it.
+        validation: labeled images of further classes that choose the epoch; None: a fifth of the labeled classes.
+        gallery: what the test images are searched in; None: among themselves.
+        splits: all of these at once, in place of them.
+        config: YAML files or presets, such as "glyphs" or ["omniglot", "paper"].
+        progress: show progress bars.
+        settings: any setting, a section as a dictionary: ``student={"steps": 500}``, ``seed=1``, or by its dotted
+            name, ``**{"student.steps": 500}``.
+
+    Returns:
+        The results, and the models by row.
+
+    Raises:
+        ConfigError: settings that do not fit, or that a row in the folder was not begun with.
+        DataError: images that cannot be used.
+
+    Examples:
+        >>> train("my/labeled", "my/pool", student={"step": 5})
+        Traceback (most recent call last):
+        pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?
+    """
+    images = {
+        "labeled": labeled,
+        "unlabeled": unlabeled,
+        "test": test,
+        "validation": validation,
+        "gallery": gallery,
+    }
+    given = {name: value for name, value in images.items() if value is not None}
+    handed_over = splits is not None or any(not isinstance(v, (str, os.PathLike)) for v in given.values())
+    values = dict(settings)
+    if output is not None:
+        values["output"] = str(output)
+    if handed_over:
+        values["data.kind"] = "given"
+    else:
+        values |= {f"data.{name}": str(value) for name, value in given.items()}
+    chosen = load_config([config] if isinstance(config, (str, os.PathLike)) else list(config), None, values)
+    if splits is not None and given:
+        raise ConfigError(f"splits: give them, or {' and '.join(given)}, not both.")
+    if handed_over and splits is None:
+        splits = _splits(given, chosen)
+    run = Run(chosen, progress, splits)
+    results = run.run()
+    return Trained(run.folder, results, run.best(results))
+
+
+def _splits(given: dict[str, Any], config: Any) -> Splits:
+    """Data sets, and folders among them, as the parts of one experiment."""
+    if missing := [name for name in ("labeled", "unlabeled") if name not in given]:
+        raise ConfigError(f"{' and '.join(missing)} missing: give folders or data sets of images.")
+    mode = config.data.mode
+    parts = {
+        name: open_images(value, mode=mode, labeled=name != "unlabeled")
+        if isinstance(value, (str, os.PathLike))
+        else as_images(value, mode)
+        for name, value in given.items()
+    }
+    labeled, validation = parts["labeled"].relabel(), parts.get("validation")
+    if validation is None:
+        labeled, validation = hold_out(labeled, config.data, config.seed)
+    return Splits(labeled, parts["unlabeled"], validation, parts.get("test"), "images", parts.get("gallery"))

@@ -1,0 +1,39 @@
+"""The command line: a thin front to the package. Torch and its like are imported by what needs them."""
+
+import sys
+
+import typer
+
+from ..exceptions import SladeError
+from . import comparing, images, training
+
+app = typer.Typer(
+    name="pml-slade",
+    help="Self-training for metric learning: unlabeled images make retrieval embeddings better.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (training.train, training.pretrain, training.demo, images.embed, images.evaluate, images.cluster):
+    app.command()(command)
+app.command("table")(comparing.make_table)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(comparing.benchmark)
+
+
+@app.callback()
+def options(version: training.Version = False) -> None:
+    """Self-training for metric learning: unlabeled images make retrieval embeddings better."""
+
+
+def main() -> None:
+    """Run the command line; errors made for people come without a traceback."""
+    sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
+    try:
+        app()
+    except SladeError as error:
+        typer.secho("error: ", fg="red", err=True, nl=False)
+        typer.echo(str(error), err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,102 @@
+"""Commands that use a trained model."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, start_log
+
+
+def embed(
+    model: ModelFile,
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".npz to write.")] = Path("embeddings.npz"),
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Embed images: arrays `embeddings` (N, d), unit length, and `names` (N,)."""
+    start_log(quiet)
+    from ..api import load
+    from ..checkpoints import write_arrays_atomic
+
+    trained = load(model, device, workers, not quiet)
+    dataset = trained.open(images)
+    vectors = trained.embed(dataset, batch_size)
+    write_arrays_atomic(output, embeddings=vectors, names=dataset.names())
+    typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+
+
+def evaluate(
+    model: ModelFile,
+    images: Annotated[Path, typer.Argument(help="Labeled: folder root/class/image, or a CSV.")],
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Search in these labeled images; default: among the images themselves."),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """MAP@R, R-precision and P@1 on labeled images."""
+    start_log(quiet)
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..api import load
+    from ..reports.tables import METRICS
+
+    trained = load(model, device, workers, not quiet)
+    queries = trained.open(images, labeled=True)
+    found = None if gallery is None else trained.open(gallery, labeled=True)
+    result = trained.evaluate(queries, found, batch_size)
+    table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))
+    table.add_row(str(len(queries)), str(queries.num_classes), *(f"{result[m]:.1f}" for m in METRICS))
+    Console().print(table)
+
+
+def cluster(
+    model: ModelFile,
+    images: Images,
+    num_clusters: Annotated[int, typer.Option("--num-clusters", "-k", min=1)],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".csv to write.")] = Path("clusters.csv"),
+    method: Annotated[
+        Literal["ward", "kmeans"],
+        typer.Option(help="ward, of embeddings averaged with their neighbours, or kmeans."),
+    ] = "ward",
+    seed: Annotated[int, typer.Option(min=0, help="Of kmeans.")] = 0,
+    min_cluster_size: Annotated[
+        int, typer.Option(min=1, help="Images of smaller clusters are left out.")
+    ] = 1,
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster images as training does: a CSV of path,label, which `train` reads as labeled images."""
+    start_log(quiet)
+    from ..api import load
+    from ..checkpoints import text_file_atomic
+    from ..clustering import Clustering
+    from ..datasets.pseudo_label_dataset import LEFT_OUT
+
+    trained = load(model, device, workers, not quiet)
+    dataset = trained.open(images)
+    how = Clustering(method=method, seed=seed, min_cluster_size=min_cluster_size)
+    clusters = how(trained.embed(dataset, batch_size), num_clusters)
+    with text_file_atomic(output) as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"])
+        writer.writerows(
+            [Path(name).absolute(), label]
+            for name, label in zip(dataset.names(), clusters.labels)
+            if label != LEFT_OUT
+        )
+    typer.echo(f"{clusters}; written to {output}")

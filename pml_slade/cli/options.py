@@ -1,0 +1,91 @@
+"""What several commands share: options, the log, and the way from options to settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..exceptions import ConfigError
+from ..presets import preset_names
+
+if TYPE_CHECKING:
+    from ..running.settings import Config
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and warnings only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is going on.")]
+ModelFile = Annotated[Path, typer.Argument(help="A run's folder, or its model.safetensors.")]
+Images = Annotated[Path, typer.Argument(help="Folder of images, or a CSV list with a column path.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the first GPU.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at once.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that read images; default: one a CPU.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Any setting, as student.lr=0.001."),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", "-c", help=f"YAML file, or a preset: {', '.join(preset_names())}; may be repeated."
+    ),
+]
+Labeled = Annotated[
+    Path | None,
+    typer.Option(help="data.labeled: folder root/class/image, CSV of path,label, or a data set by name."),
+]
+Unlabeled = Annotated[
+    Path | None, typer.Option(help="data.unlabeled: any folder of images, CSV of path, or a name.")
+]
+Test = Annotated[
+    Path | None, typer.Option(help="data.test: labeled images of other classes; evaluated once.")
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")]
+PrintConfig = Annotated[bool, typer.Option(help="Print the resolved settings and stop.")]
+
+
+def settings(
+    sources: list[str] | None,
+    overrides: list[str] | None,
+    given: dict[str, Any],
+    print_only: bool = False,
+    fallback: dict[str, Any] | None = None,
+) -> Config:
+    """The settings of a command, or their print and the end."""
+    from ..running.loading import load_config
+
+    values = {key: value for key, value in given.items() if value is not None}
+    config = load_config(sources, overrides, values, fallback)
+    if print_only:
+        typer.echo(config.to_yaml(), nl=False)
+        raise typer.Exit
+    return config
+
+
+def start_log(quiet: bool, verbose: bool = False) -> None:
+    """Write the package's log to standard error, as much of it as was asked for."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other.")
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logger = logging.getLogger("pml_slade")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C end a run with a line on how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; repeat the command to resume from the last checkpoint", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,111 @@
+"""From settings to losses, miners, optimizers and schedulers of pytorch-metric-learning and torch."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from types import ModuleType
+from typing import Any
+
+import torch
+from pytorch_metric_learning import losses, miners
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ..exceptions import ConfigError
+from ..losses import ClusterBasisLoss, FeatureBasisLoss
+from ..pretraining import lars
+from .settings import NamedConfig, OptimizerConfig, TrainingConfig
+
+
+def build_named(config: NamedConfig, module: ModuleType, key: str, **known: Any) -> torch.nn.Module:
+    """Build a class of pytorch-metric-learning by name.
+
+    Args:
+        config: name and arguments.
+        module: where to look.
+        key: the setting's name, for messages.
+        known: arguments that are given where the class asks for them (num_classes, embedding_size).
+
+    Raises:
+        ConfigError: no such class, or it refuses its arguments.
+
+    Examples:
+        >>> build_named(NamedConfig(name="ContrastiveLoss", neg_margin=0.5), losses, "loss").neg_margin
+        0.5
+    """
+    names = [n for n in dir(module) if inspect.isclass(getattr(module, n))]
+    if config.name not in names:
+        near = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{key}.name: {module.__name__} has no {config.name}; did you mean {near}?")
+    kind = getattr(module, config.name)
+    asked = inspect.signature(kind.__init__).parameters
+    arguments = {k: v for k, v in known.items() if k in asked} | config.arguments
+    try:
+        built: torch.nn.Module = kind(**arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{key}: {config.name} refused {arguments}: {error}") from None
+    return built
+
+
+def build_loss(config: NamedConfig, key: str, **known: Any) -> torch.nn.Module:
+    """Build a loss of pytorch-metric-learning, see `build_named`."""
+    return build_named(config, losses, key, **known)
+
+
+def build_miner(config: NamedConfig, key: str) -> torch.nn.Module:
+    """Build a miner of pytorch-metric-learning, see `build_named`."""
+    return build_named(config, miners, key)
+
+
+def build_optimizer(
+    stage: OptimizerConfig, groups: list[dict[str, Any]], key: str = "optimizer"
+) -> torch.optim.Optimizer:
+    """Build a stage's optimizer for parameter groups, of which each may bring an lr of its own.
+
+    Raises:
+        ConfigError: no such optimizer, or it cannot be used here.
+    """
+    optimizers = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer"
+    }
+    kind: Any = lars() if stage.optimizer == "LARS" else optimizers.get(stage.optimizer)
+    if kind is None:
+        near = difflib.get_close_matches(stage.optimizer, [*optimizers, "LARS"], n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
+    arguments = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay, **stage.further_arguments}
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
+    return optimizer
+
+
+def build_optimizers(
+    stage: TrainingConfig, parts: dict[str, torch.nn.Module], key: str
+) -> dict[str, torch.optim.Optimizer]:
+    """An optimizer for each part that has parameters; vectors of a basis have a learning rate of their own."""
+    learning = {name: part for name, part in parts.items() if any(True for _ in part.parameters())}
+    return {
+        f"{name}_optimizer": build_optimizer(stage, _groups(part, stage.basis.lr), key)
+        for name, part in learning.items()
+    }
+
+
+def _groups(part: torch.nn.Module, basis_lr: float) -> list[dict[str, Any]]:
+    bases = [m.W for m in part.modules() if isinstance(m, FeatureBasisLoss)]
+    bases += [m.V for m in part.modules() if isinstance(m, ClusterBasisLoss)]
+    others = [p for p in part.parameters() if all(p is not W for W in bases)]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": bases, "lr": basis_lr}]
+    return [group for group in groups if group["params"]]
+
+
+def build_cosine_schedulers(
+    optimizers: dict[str, torch.optim.Optimizer], steps: int, final_lr: float = 0.0
+) -> dict[str, CosineAnnealingLR]:
+    """Let each learning rate fall by a cosine, to `final_lr` after `steps`, step by step."""
+    return {
+        name.replace("_optimizer", "_scheduler_by_iteration"): CosineAnnealingLR(optimizer, steps, final_lr)
+        for name, optimizer in optimizers.items()
+    }

@@ -1,0 +1,188 @@
+"""Methods that learn from labeled images and a pool together, by a SelfTrainingTrainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .method import Job, Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..averages import ModelAverage
+    from .method import Models
+
+
+class PoolMethod(Method):
+    """A ranking loss on labeled images and a loss on pseudo-labeled ones, labeled by clustering.
+
+    A method of your own is often this with another `pool_loss`.
+    """
+
+    uses_pool = True
+
+    def images_a_step(self, job: Job) -> int:
+        """Labeled and unlabeled images."""
+        return job.student.batch_size + job.student.unlabeled_batch_size
+
+    def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
+        """Return the trainer of a student."""
+        losses = self.losses(job)
+        return self.trainer_class()(
+            batch_size=job.student.batch_size,
+            mining_funcs=self.miners(job) | self.pool_miners(job, losses),
+            loss_weights=self.loss_weights(job, losses),
+            basis_warmup=self.basis_warmup(job),
+            teacher=None if average is None else average.models,
+            **self.pool(job, losses, folder),
+            **self.common(job, models, losses),
+        )
+
+    def trainer_class(self) -> Any:
+        """The class of the trainer."""
+        from ..trainers import SelfTrainingTrainer
+
+        return SelfTrainingTrainer
+
+    def losses(self, job: Job) -> Models:
+        """Losses by the names that a SelfTrainingTrainer has for them."""
+        from ..exceptions import ConfigError
+
+        ranking, basis = self.ranking_loss(job), self.basis(job)
+        pool_loss = self.pool_loss(job, basis)
+        if pool_loss is None and list(ranking.parameters()):
+            raise ConfigError(
+                f"student.loss: {job.student.loss.name} learns weights for the labeled classes and cannot "
+                "rank pseudo-labels: give student.unlabeled_loss, for example {name: ContrastiveLoss}."
+            )
+        losses = {"metric_loss": ranking, "unlabeled_metric_loss": pool_loss, "basis_loss": basis}
+        return {name: loss for name, loss in losses.items() if loss is not None}
+
+    def basis(self, job: Job) -> Any:
+        """The feature basis, or None; of most methods Eq. 3 alone."""
+        return self.classifier(job)
+
+    def pool_loss(self, job: Job, basis: Any) -> torch.nn.Module | None:
+        """What the pool is trained with, or None for the ranking loss of the labeled images.
+
+        Args:
+            job: what to work with.
+            basis: what `basis` gave.
+        """
+        from .building import build_loss
+
+        given = job.student.unlabeled_loss
+        return None if given is None else build_loss(given, "student.unlabeled_loss")
+
+    def pool_miners(self, job: Job, losses: Models) -> dict[str, Any]:
+        """Miners of unlabeled pairs."""
+        return {}
+
+    def pool_weight(self, job: Job) -> float:
+        """lambda1 of Eq. 9."""
+        return job.student.unlabeled_weight
+
+    def loss_weights(self, job: Job, losses: Models) -> dict[str, float]:
+        """lambda1 and lambda2 of Eq. 9."""
+        weights = {"unlabeled_metric_loss": self.pool_weight(job)}
+        if "basis_loss" in losses:
+            weights["basis_loss"] = job.student.basis_weight
+        return weights
+
+    def basis_warmup(self, job: Job) -> int:
+        """First steps in which the basis alone is trained."""
+        return 0
+
+    def relabel_every(self, job: Job) -> int:
+        """Epochs after which the pool is relabeled; 0: it is labeled once."""
+        return 0
+
+    def reads_unlabeled_loss(self, student: Any) -> bool:
+        """Whether `student.unlabeled_loss` has a part in it."""
+        return True
+
+    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
+        """Arguments of the trainer that concern the pool."""
+        from ..losses import ClusterBasisLoss
+
+        student, pool = job.student, job.images.splits.unlabeled.without_labels()
+        classifies = isinstance(losses.get("unlabeled_metric_loss"), ClusterBasisLoss)  # it looks at no pairs
+        return {
+            "unlabeled_dataset": job.images.augmented(pool),
+            "unlabeled_batch_size": student.unlabeled_batch_size,
+            "unlabeled_images_per_class": None if classifies else student.images_per_class,
+            "clustering_dataset": job.images.plain(pool),
+            "num_clusters": num_clusters(job),
+            "cluster_kwargs": clustering(job),
+            "relabel_every": self.relabel_every(job),
+            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder),
+        }
+
+
+class TwoViewsMethod(PoolMethod):
+    """Without clusters: each image of the pool stands for itself, and is seen twice."""
+
+    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
+        """The pool's images, a label each."""
+        import numpy as np
+        from torch.utils.data import RandomSampler
+
+        from ..datasets import PseudoLabelDataset
+
+        pool = job.images.splits.unlabeled.without_labels()
+        offset = job.images.splits.labeled.num_classes
+        images = PseudoLabelDataset(job.images.augmented(pool, views=2), np.arange(len(pool)), offset)
+        return {
+            "unlabeled_dataset": images,
+            "unlabeled_batch_size": job.student.unlabeled_batch_size,
+            "unlabeled_collate_fn": job.images.collate(views=2),
+            "unlabeled_sampler": RandomSampler(images),
+        }
+
+    def pool_loss(self, job: Job, basis: Any) -> torch.nn.Module:
+        """What compares two views."""
+        raise NotImplementedError
+
+    def pool_weight(self, job: Job) -> float:
+        """Its own."""
+        weight: float = job.own.weight
+        return weight
+
+    def reads_unlabeled_loss(self, student: Any) -> bool:
+        """It has a loss of its own."""
+        return False
+
+
+def num_clusters(job: Job) -> int:
+    """k: as configured, or as many images a cluster as a labeled class has."""
+    from ..clustering import suggest_num_clusters
+
+    labeled, pool = job.images.splits.labeled, job.images.splits.unlabeled
+    images_per_class = len(labeled) / labeled.num_classes
+    return job.student.num_clusters or suggest_num_clusters(len(pool), images_per_class)
+
+
+def clustering(job: Job) -> dict[str, Any]:
+    """How the pool is clustered, as `clustering.cluster` takes it."""
+    from ..clustering import suggest_num_neighbours
+
+    student = job.student
+    neighbours = suggest_num_neighbours(len(job.images.splits.unlabeled), num_clusters(job))
+    return {
+        "method": student.clustering,
+        "whitening": student.whitening,
+        "num_neighbours": neighbours if student.smooth else None,
+        "seed": job.seed,
+        "min_cluster_size": student.min_cluster_size,
+        "progress": job.runtime.progress,
+    }
+
+
+def write_labels(trainer: Any, folder: Path) -> None:
+    """Write the pool's labels for people: training goes on from the checkpoints alone."""
+    from ..checkpoints import write_array_atomic, write_json_atomic
+
+    pool = trainer.unlabeled_dataset
+    write_json_atomic(folder / "clusters.json", {"summary": str(pool.clusters)})
+    write_array_atomic(folder / "pseudo_labels.npy", pool.pseudo_labels)

@@ -1,0 +1,60 @@
+"""Methods that learn from labeled images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .method import Job, Method
+
+if TYPE_CHECKING:
+    from ..averages import ModelAverage
+    from .method import Models
+
+
+class Supervised(Method):
+    """A ranking loss and, where `teacher.classifier` says so, Eq. 3, on labeled images.
+
+    It takes as many images a step as a student has labeled and unlabeled ones.
+    """
+
+    def images_a_step(self, job: Job) -> int:
+        """Labeled images, which make up for the pool's."""
+        return job.student.batch_size + job.student.unlabeled_batch_size
+
+    def images_per_class(self, job: Job) -> int:
+        """As configured, or as many more as the classes need to fill a batch."""
+        size, classes = self.images_a_step(job), job.images.splits.labeled.num_classes
+        configured = self.training(job).images_per_class
+        return next(m for m in range(configured, size + 1) if size % m == 0 and classes * m >= size)
+
+    def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
+        """Return PML's own trainer of a loss."""
+        from pytorch_metric_learning.trainers import MetricLossOnly
+
+        losses = {"metric_loss": self.loss(job)}
+        return MetricLossOnly(
+            batch_size=self.images_a_step(job),
+            mining_funcs=self.miners(job),
+            **self.common(job, models, losses),
+        )
+
+    def loss(self, job: Job) -> Any:
+        """The ranking loss, and the classifier beside it."""
+        from pytorch_metric_learning.losses import MultipleLosses
+
+        ranking, classifier = self.ranking_loss(job), self.classifier(job)
+        if classifier is None:
+            return ranking
+        weights = {"ranking": 1.0, "basis": self.training(job).basis_weight}
+        return MultipleLosses({"ranking": ranking, "basis": classifier}, weights=weights)
+
+    def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
+        """Refuse batches that no number of classes fills."""
+        together = student.batch_size + student.unlabeled_batch_size
+        if together % student.images_per_class:
+            raise ValueError(
+                f"student.batch_size={student.batch_size} and "
+                f"student.unlabeled_batch_size={student.unlabeled_batch_size} must come to a multiple "
+                f"of student.images_per_class={student.images_per_class}: {self.key} takes as many"
+            )

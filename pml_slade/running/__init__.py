@@ -1,0 +1,1 @@
+"""A run: its settings, its folder, and the order in which its rows are trained."""

@@ -1,0 +1,197 @@
+"""From settings to images, and what is looked at before any is trained on."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.catalogue import CATALOGUE
+from ..datasets.duplicates import find_duplicates
+from ..datasets.folders import open_images
+from ..datasets.glyphs import glyphs_splits
+from ..datasets.images import ImageDataset
+from ..datasets.omniglot import omniglot_splits
+from ..datasets.splits import Splits, check_gallery, split_validation
+from ..datasets.views import Views
+from ..exceptions import ConfigError, DataError
+from ..runtime import Runtime, cpu_workers
+from .settings import Config, DataConfig
+
+logger = logging.getLogger("pml_slade")
+
+MIN_CLASSES_FOR_VALIDATION = 10
+
+
+def build_runtime(config: Config, progress: bool = False) -> Runtime:
+    """Device and loader processes: where images are decoded, one a CPU unless told otherwise, else none."""
+    workers = config.data.workers
+    if workers is None:
+        workers = cpu_workers() if config.data.kind == "images" else 0
+    return Runtime.find(config.device, workers, progress)
+
+
+def build_splits(config: Config) -> Splits:
+    """Return labeled, unlabeled, validation and test images; transforms come later."""
+    data = config.data
+    if data.kind == "glyphs":
+        return glyphs_splits(
+            image_size=data.image_size, seed=config.seed, validation_fraction=data.validation_fraction
+        )
+    if data.kind == "omniglot":
+        return omniglot_splits(
+            data.root,
+            labeled_alphabets=data.labeled_alphabets,
+            seed=config.seed,
+            validation_fraction=data.validation_fraction,
+            image_size=data.image_size,
+        )
+    if data.kind == "given":
+        raise ConfigError(
+            "data.kind=given: the images of this run came from Python: call pml_slade.train with them again."
+        )
+    return _own_splits(data, config.seed)
+
+
+def build_pretraining_images(config: Config) -> dict[str, ImageDataset]:
+    """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled ones."""
+    data = config.data
+    if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
+        splits = build_splits(config)
+        return {"labeled": splits.labeled, "unlabeled": splits.unlabeled}
+    if data.labeled is not None:
+        return {"labeled": _labeled(data, config.seed)[0]}
+    test, _ = _test(data)
+    return {"unlabeled": _unlabeled(data, test)}
+
+
+def _own_splits(data: DataConfig, seed: int) -> Splits:
+    labeled, validation = _labeled(data, seed)
+    test, gallery = _test(data)
+    unlabeled = _unlabeled(data, test, validation)
+    name = str(data.labeled) if _is_named(data.labeled) else "images"
+    return Splits(labeled, unlabeled, validation, test, name, gallery)
+
+
+def _labeled(data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | None]:
+    """Labeled images without the validation classes, and these."""
+    assert data.labeled is not None  # Config has seen to it
+    labeled = _open(data, "labeled", data.labeled, "train")
+    if data.validation is not None:
+        return labeled.relabel(), _open(data, "validation", data.validation, "test")
+    return hold_out(labeled, data, seed)
+
+
+def hold_out(labeled: ImageDataset, data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | None]:
+    """Labeled images without the classes kept for validation, and these, where there are enough."""
+    fraction = data.validation_fraction
+    if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
+        logger.warning(
+            "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
+            labeled.num_classes,
+        )
+        fraction = 0.0
+    return split_validation(labeled, fraction, seed)
+
+
+def _test(data: DataConfig) -> tuple[ImageDataset | None, ImageDataset | None]:
+    """Test images and their gallery: by default the official ones of the labeled data set."""
+    path = data.labeled if data.test is None and _is_named(data.labeled) else data.test
+    if path is None:
+        return None, None
+    test = _open(data, "test", path, "test")
+    if data.gallery is not None:
+        return test, _open(data, "gallery", data.gallery, "gallery")
+    official = _is_named(path) and "gallery" in CATALOGUE[str(path)].splits
+    return test, _open(data, "gallery", path, "gallery") if official else None
+
+
+def _unlabeled(data: DataConfig, *held_out: ImageDataset | None) -> ImageDataset:
+    """The pool; where it is a named data set, without the classes of what is held out."""
+    assert data.unlabeled is not None  # Config has seen to it
+    names = {name for part in held_out if part is not None for name in part.classes or ()}
+    exclude = names if data.exclude_held_out else ()
+    return _open(data, "unlabeled", data.unlabeled, "all", exclude)
+
+
+def _is_named(path: Path | None) -> bool:
+    """Whether it is the name of a data set; a folder of that name right here wins."""
+    return path is not None and str(path) in CATALOGUE and not path.exists()
+
+
+def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[str] = ()) -> ImageDataset:
+    """A part of a named data set, or whatever lies at `path`; of `all`, labels are not asked for.
+
+    Args:
+        data: settings of the data.
+        key: the setting that `path` comes from, for messages.
+        path: folder, CSV or name.
+        part: of a named data set, "train", "test", "gallery" or "all".
+        exclude: classes left out of a named data set.
+    """
+    if not _is_named(path):
+        near = difflib.get_close_matches(str(path).lower(), map(str.lower, CATALOGUE), n=1, cutoff=0.8)
+        if near and not path.exists():
+            name = next(n for n in CATALOGUE if n.lower() == near[0])
+            raise DataError(f"data.{key}: there is no {path}; did you mean the data set {name}?")
+        return open_images(path, mode=data.mode, labeled=part != "all" or data.pool_labels)
+    kind = CATALOGUE[str(path)]
+    split = "query" if part == "test" and "query" in kind.splits else part
+    if split not in kind.splits:
+        raise DataError(f"data.{key}: {path} has no {part}; it has {', '.join(kind.splits)}.")
+    logger.info("data.%s: %s of %s", key, split, path)
+    return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
+
+
+def report_duplicates(splits: Splits) -> str | None:
+    """Look for test images in the pool, and say so; None where there is no test set."""
+    if splits.test is None:
+        return None
+    reports = []
+    for name, part in (("test", splits.test), ("gallery", splits.gallery)):
+        if part is not None:
+            logger.info("looking for images of the %s in the pool", name)
+            reports.append(f"pool against {name}: {find_duplicates(splits.unlabeled, part)}")
+            logger.info(reports[-1])
+    return "; ".join(reports)
+
+
+def build_views(config: Config, splits: Splits) -> Views:
+    """The splits, and the views of their images that the settings ask for."""
+    data = config.data
+    return Views(splits, data.transform, data.image_size, data.mode, data.augmentation)
+
+
+def check_batches(config: Config, splits: Splits) -> None:
+    """Refuse batches that the labeled classes or the pool cannot fill, before anything is trained."""
+    for name, stage in (("teacher", config.teacher), ("student", config.student)):
+        needed = stage.batch_size // stage.images_per_class
+        if splits.labeled.num_classes < needed:
+            raise DataError(
+                f"{name}.batch_size={stage.batch_size} with {name}.images_per_class={stage.images_per_class} "
+                f"takes {needed} classes a batch, but {splits.labeled.num_classes} are labeled: lower "
+                f"{name}.batch_size."
+            )
+    if len(splits.unlabeled) < config.student.unlabeled_batch_size:
+        raise DataError(
+            f"the pool has {len(splits.unlabeled)} images, fewer than "
+            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+        )
+    if (config.student.num_clusters or 0) > len(splits.unlabeled):
+        raise DataError(
+            f"student.num_clusters={config.student.num_clusters} is more than the pool's "
+            f"{len(splits.unlabeled)} images."
+        )
+
+
+def check_evaluation(splits: Splits) -> None:
+    """Refuse validation and test images among which nothing can be retrieved, before anything is trained."""
+    alone = splits.test if splits.gallery is None else None
+    for name, part in (("validation", splits.validation), ("test", alone)):
+        if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:
+            raise DataError(f"{name}: no class has two images, so nothing can be retrieved.")
+    if splits.test is not None and splits.gallery is not None:
+        check_gallery(splits.test, splits.gallery)

@@ -1,0 +1,141 @@
+"""Settings from YAML files, presets and the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..exceptions import ConfigError
+from ..methods.settings import Section
+from ..presets import BEST, PAPER, preset_names, preset_text
+from .settings import Config, explain
+
+
+def load_config(
+    source: str | Path | Sequence[str | Path] | None = None,
+    overrides: list[str] | None = None,
+    values: dict[str, Any] | None = None,
+    fallback: dict[str, Any] | None = None,
+) -> Config:
+    """Read settings from YAML and from ``key.sub=value`` overrides.
+
+    Args:
+        source: a YAML file, or the name of one that comes with the package (see `preset_names`); of several,
+            the later ones win; None starts from the defaults.
+        overrides: values are YAML; they win over the file.
+        values: further settings by dotted key, a dictionary of them for a section; they win over the file, too.
+        fallback: likewise, for settings that are 0 or not given by any of these.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
+
+    Examples:
+        >>> load_config("glyphs", ["student.lr=0.01"]).student.lr
+        0.01
+        >>> load_config("glyphs", ["student.step=10"])
+        Traceback (most recent call last):
+        pml_slade.exceptions.ConfigError: student.step: unknown key; did you mean student.steps?
+    """
+    settings: dict[str, Any] = {"data": {}}
+    for each in [source] if isinstance(source, str | Path) else source or []:
+        _merge(settings, _read(each))
+    for key, value in (values or {}).items():
+        _merge(settings, _nested(key, value))
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} is not an override: write key=value, student.lr=0.001 say.")
+        _assign(settings, key.strip().split("."), _parse(text, override))
+    for key, value in (fallback or {}).items():
+        if not _find(settings, key.split(".")):
+            _assign(settings, key.split("."), value)
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(e, Config) for e in error.errors())) from None
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    if str(source) == BEST:
+        return _defaults(_read(PAPER), Config)
+    if str(source) in preset_names():
+        text = preset_text(str(source))
+    elif Path(source).is_file():
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(f"config: {source} is not a text file; give a YAML file.") from None
+    else:
+        raise ConfigError(f"config: no file {source}, and no preset of that name; presets: {preset_names()}.")
+    values = _parse(text, str(source)) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {source} must hold a mapping of settings, got {type(values).__name__}.")
+    return values
+
+
+def _defaults(method: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """What a run has by default of the settings that a preset of a method sets; its rows are no part of it."""
+    found: dict[str, Any] = {}
+    for key in method.keys() - {"rows"}:
+        field = section.model_fields[key]
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found[key] = _defaults(method[key], kind)
+        else:
+            default = field.get_default(call_default_factory=True)
+            found[key] = default.model_dump() if isinstance(default, BaseModel) else default
+    return found
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number; YAML 1.1 wants a dot in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = values.setdefault(key, {})
+        if not isinstance(below, dict):
+            below = values[key] = {}
+        values = below
+    values[keys[-1]] = value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        # What is passed on to a class of others is one thing: arguments of another class would not fit it.
+        whole = not isinstance(value, dict) or "name" in value or key == "optimizer_arguments"
+        if not whole and isinstance(below.get(key), dict):
+            _merge(below[key], value)
+        else:
+            below[key] = value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`{"a": {"b": value}}` of the key "a.b"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _find(values: Any, keys: list[str]) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values

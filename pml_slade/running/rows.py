@@ -1,0 +1,256 @@
+"""The folder of a row: what the row depends on, how far it got, and whether it may go on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import write_atomic, write_json_atomic
+from ..datasets.fingerprints import difference, digest, list_images
+from ..datasets.splits import Splits, parts
+from ..exceptions import CheckpointError, ConfigError
+from ..methods import Method
+from .settings import Config
+
+logger = logging.getLogger("pml_slade")
+
+OF_EVERY_ROW = (
+    "seed",
+    "tolerance",
+    "data.image_size",
+    "data.mode",
+    "data.transform",
+    "data.augmentation",
+    "model.",
+)
+"""Settings that every row depends on. Where images lie is not one of them: the images themselves are compared."""
+OURS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+"""Names of files that a killed run was about to write."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a row is made from.
+
+    Attributes:
+        settings: by dotted name.
+        images: digest of each part of the images, by name.
+        starts_from: digest of the file with the models that it starts from, or None.
+    """
+
+    settings: dict[str, Any]
+    images: dict[str, str]
+    starts_from: str | None = None
+
+
+class Row:
+    """The folder of a row.
+
+    Its files are ``inputs.json``, written when it begins, ``failed.json``, where it could not be trained to the end,
+    and ``result.json``, written when it is done.
+
+    Args:
+        run: folder of the run.
+        key: of the row.
+    """
+
+    def __init__(self, run: Path, key: str) -> None:
+        self.run, self.key, self.folder = run, key, run / key
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it was trained."""
+        return (self.folder / "inputs.json").exists()
+
+    def result(self) -> dict[str, Any] | None:
+        """What it came to, or None while it is not done."""
+        file = self.folder / "result.json"
+        return read_json(file) if file.exists() else None
+
+    def admit(self, now: Inputs, lists: Mapping[str, list[str]]) -> None:
+        """Make sure that the row may be begun, or go on, with these inputs.
+
+        A row that failed may be begun again with other settings, and one that is done be trained further.
+
+        Args:
+            now: what it would be made from.
+            lists: the images behind ``now.images``, see `list_images`.
+
+        Raises:
+            ConfigError: it was begun with other settings, images or another teacher; the message lists them.
+        """
+        if not self.begun:
+            return
+        before = self.inputs()
+        images = [self._changed(part, before, lists) for part in _differing(before.images, now.images)]
+        settings = {k: v for k, v in before.settings.items() if k in now.settings and now.settings[k] != v}
+        other_start = now.starts_from is not None and before.starts_from not in (None, now.starts_from)
+        if self.failed or (not images and not other_start and _is_further(settings, now.settings)):
+            return
+        changes = [f"{key}: {value!r}, now {now.settings[key]!r}" for key, value in settings.items()]
+        if other_start:
+            changes.append("the model that it starts from has other weights now")
+        if changes or images:
+            raise ConfigError(
+                f"output: {self.folder} was begun with other {_what(changes, images)}; give another output "
+                f"folder, or delete {self.folder} to begin this row again. Changed:\n  "
+                + "\n  ".join([*changes, *images])
+            )
+
+    def begin(self, now: Inputs) -> None:
+        """Write down what the row is made from, after `admit`.
+
+        What failed with other inputs is cleared away; a row that is to be trained further is done no more.
+        """
+        if self.begun and self.inputs() != now:
+            if self.failed:
+                logger.warning("%s failed with other settings or images: it begins again", self.key)
+                shutil.rmtree(self.folder)
+            elif self.inputs().settings.keys() == now.settings.keys():
+                for name in ("result.json", "model.safetensors"):
+                    (self.folder / name).unlink(missing_ok=True)
+        if not self.begun or self.inputs() != now:
+            write_json_atomic(self.folder / "inputs.json", asdict(now))
+        (self.folder / "failed.json").unlink(missing_ok=True)
+
+    def is_done_with(self, now: Inputs) -> bool:
+        """Whether it is done, and nothing is left to train."""
+        if self.result() is None:
+            return False
+        before = self.inputs().settings
+        return all(now.settings.get(key, value) == value for key, value in before.items())
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write down what it came to."""
+        write_json_atomic(self.folder / "result.json", result)
+
+    @property
+    def failed(self) -> bool:
+        """Whether its training ended with an error."""
+        return (self.folder / "failed.json").exists()
+
+    def fail(self, error: Exception) -> None:
+        """Write down that it cannot be trained with these settings."""
+        write_json_atomic(self.folder / "failed.json", {"error": str(error)})
+
+    def inputs(self) -> Inputs:
+        """What it was begun with."""
+        return Inputs(**read_json(self.folder / "inputs.json"))
+
+    def _changed(self, part: str, before: Inputs, lists: Mapping[str, list[str]]) -> str:
+        old = before.images.get(part)
+        if old is None or part not in lists:
+            return f"{part} images: {'there were none' if old is None else 'there are none now'}"
+        lines = read_list(self.run, part, old)
+        return f"{part} images: {'other ones' if lines is None else difference(lines, lists[part])}"
+
+
+def row_settings(config: Config, method: Method) -> dict[str, Any]:
+    """The settings that a row depends on, by dotted name; those of its teacher are behind `starts_from`."""
+    prefixes = [*OF_EVERY_ROW, f"methods.{method.key}."]
+    if method.starts_from_teacher:
+        prefixes.append("teacher.classifier")
+    elif config.pretraining.steps:
+        prefixes.append("pretraining.")
+    if method.is_teacher and config.teacher.run is not None:
+        return _chosen(config, prefixes, 1) | {"teacher.run": True}
+    chosen = _chosen(config, [*prefixes, f"{method.stage}."], getattr(config, method.stage).steps)
+    return chosen | ({"teacher.run": False} if method.is_teacher else {})
+
+
+def pretraining_settings(config: Config) -> dict[str, Any]:
+    """Likewise, of the stage before the teacher."""
+    prefixes = [p for p in OF_EVERY_ROW if p not in ("tolerance", "data.augmentation")]
+    return _chosen(config, [*prefixes, "pretraining."], config.pretraining.steps)
+
+
+def list_parts(splits: Splits) -> dict[str, list[str]]:
+    """The images of each part, a line each."""
+    return {name: list_images(images) for name, images in parts(splits).items()}
+
+
+def keep_lists(run: Path, lists: Mapping[str, list[str]]) -> None:
+    """Write down the images that digests stand for, so that a later run can say which have changed."""
+    for part, lines in lists.items():
+        file = _list_file(run, part, digest(lines))
+        if not file.exists():
+            write_atomic(file, gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+def read_list(run: Path, part: str, number: str) -> list[str] | None:
+    """The images that a digest stands for, or None where they were not written down."""
+    file = _list_file(run, part, number)
+    if not file.exists():
+        return None
+    try:
+        return gzip.decompress(file.read_bytes()).decode().split("\n")
+    except (OSError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed run was about to write in a folder of ours, and nothing else."""
+    for file in folder.rglob(".*.tmp") if folder.is_dir() else ():
+        if OURS.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+def read_json(file: Path) -> Any:
+    """Read a file of a run folder.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin that part again."
+        ) from None
+
+
+def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
+    flat = _flat(config.model_dump(mode="json"))
+    chosen = {k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)}
+    return chosen | {"epoch_steps": min(config.epoch_steps, steps)}
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [part for part in {**before, **now} if before.get(part) != now.get(part)]
+
+
+def _is_further(changed: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that has changed is that there are more steps, at a rate that does not depend on how many."""
+    if not changed:
+        return True
+    [key, *others] = changed
+    stage, _, name = key.partition(".")
+    return (
+        not others
+        and name == "steps"
+        and now[key] > changed[key]
+        and now.get(f"{stage}.schedule") == "constant"
+        and now.get(f"{stage}.iterations", 1) == 1
+    )
+
+
+def _what(changes: list[str], images: list[str]) -> str:
+    return " and ".join(word for word, found in (("settings", changes), ("images", images)) if found)
+
+
+def _list_file(run: Path, part: str, number: str) -> Path:
+    return run / "images" / f"{part}-{number[:16]}.tsv.gz"

@@ -1,0 +1,314 @@
+"""The whole run: teacher -> pseudo-labels -> student -> promote, and the other rows beside it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from ..checkpoints import file_digest, write_atomic, write_json_atomic
+from ..datasets.fingerprints import digest
+from ..datasets.images import ImageDataset
+from ..datasets.splits import Splits, describe, shared_labels
+from ..evaluation import evaluate
+from ..exceptions import CheckpointError, ConfigError, SladeError
+from ..methods import Job, Method
+from ..models import load_model, save_model
+from . import data, pretraining
+from .models import build_models, embedding_model, model_meta
+from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
+from .settings import Config
+from .stages import Metrics, Stage, run_stage, seed_everything
+from .teachers import check_teacher_of, teacher_file
+
+logger = logging.getLogger("pml_slade")
+
+PACKAGES = ("pml-slade", "torch", "torchvision", "pytorch-metric-learning", "numpy")
+NOT_TRAINED = "not trained yet"
+Models = dict[str, torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one row came to.
+
+    Attributes:
+        row: key of its method.
+        title: for people.
+        steps: optimizer steps, those of the teacher it started from not counted.
+        images: training images seen in them.
+        validation: MAP@R, RP, P@1 on the validation classes in percent, or None.
+        test: likewise on the test classes.
+        model: file of the final models, relative to the run's folder.
+    """
+
+    row: str
+    title: str
+    steps: int
+    images: int
+    validation: Metrics | None
+    test: Metrics | None
+    model: str
+
+
+class Run:
+    """Trains and measures the rows of a config in one folder; the same config resumes it.
+
+    Args:
+        config: all settings.
+        progress: show progress bars.
+        splits: images of your own in place of those that `config.data` names.
+
+    Raises:
+        ConfigError: settings that do not fit; a row was begun with other settings or images.
+        DataError: images that cannot be used.
+    """
+
+    def __init__(self, config: Config, progress: bool = True, splits: Splits | None = None) -> None:
+        if not config.rows:
+            raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
+        self.config = config
+        self.folder = Path(config.output)
+        self.views = data.build_views(config, splits or data.build_splits(config))
+        self.runtime = data.build_runtime(config, progress)
+        self._check()
+
+    @property
+    def splits(self) -> Splits:
+        """The images."""
+        return self.views.splits
+
+    @cached_property
+    def lists(self) -> dict[str, list[str]]:
+        """The images of each part, a line each."""
+        return list_parts(self.splits)
+
+    def run(self) -> list[Result]:
+        """Train what is not trained yet; return a result per row, in the order of the rows."""
+        self._describe()
+        clear_leftovers(self.folder)
+        keep_lists(self.folder, self.lists)
+        write_atomic(self.folder / "config.yaml", self.config.to_yaml().encode())
+        results = []
+        for method in self.config.chosen:
+            results.append(self._result(method))
+            write_json_atomic(self.folder / "results.json", [asdict(r) for r in results])
+        best = self.folder / self.best(results).model
+        load_model(best)  # verified before it is copied
+        write_atomic(self.folder / "model.safetensors", best.read_bytes())
+        return results
+
+    def best(self, results: list[Result]) -> Result:
+        """The row whose model is the run's: that which validates best, or the last one where none validates."""
+        bounds = {method.key for method in self.config.chosen if method.is_bound}
+        usable = [result for result in results if result.row not in bounds]
+        validated = [result for result in usable if result.validation is not None]
+        return max(validated, key=_map_at_r) if validated else usable[-1]
+
+    def job(self, method: Method) -> Job:
+        """What a method works with here."""
+        config = self.config
+        return Job(
+            teacher=config.teacher,
+            student=config.student,
+            own=config.own(method),
+            images=self.views,
+            runtime=self.runtime,
+            embedding_size=config.model.embedding_size,
+            freeze_batchnorm=config.model.freeze_batchnorm,
+            epoch_steps=config.epoch_steps,
+            seed=config.seed,
+        )
+
+    @cached_property
+    def teacher(self) -> Method:
+        """The method that the others start from."""
+        return next(method for method in self.config.chosen if method.is_teacher)
+
+    def _check(self) -> None:
+        """Refuse what cannot work, before anything is trained or written."""
+        data.check_batches(self.config, self.splits)
+        data.check_evaluation(self.splits)
+        if self.config.teacher.run is not None:
+            check_teacher_of(self.config.teacher.run, self._inputs(self.teacher), self.lists)
+        models = build_models(self.config)
+        for method in self.config.chosen:
+            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
+            method.check(self.job(method), copy.deepcopy(models))
+        if self.config.pretraining.steps and self.config.teacher.run is None:
+            pretraining.check(self.config, self._pretraining_images, self.runtime)
+
+    def _inputs(self, method: Method) -> Inputs:
+        """What a row would be made from now."""
+        depends = ["labeled", "validation", "test", "gallery"]
+        if method.uses_pool or (not method.starts_from_teacher and self.config.pretraining.steps):
+            depends.append("unlabeled")
+        images = {part: digest(self.lists[part]) for part in depends if part in self.lists}
+        return Inputs(row_settings(self.config, method), images, self._start(method))
+
+    def _start(self, method: Method) -> str | None:
+        """Digest of the file that a row starts from, if any."""
+        config = self.config
+        if method.starts_from_teacher:
+            done = Row(self.folder, self.teacher.key).is_done_with(self._inputs(self.teacher))
+            return file_digest(self._model_file(self.teacher)) if done else NOT_TRAINED
+        if config.teacher.run is not None:
+            return file_digest(teacher_file(config.teacher.run))
+        if config.pretraining.steps:
+            file = pretraining.pretrained_file(config)
+            return file_digest(file) if file.exists() else NOT_TRAINED
+        return None
+
+    def _result(self, method: Method) -> Result:
+        """Train and measure a row, unless that is done."""
+        row = Row(self.folder, method.key)
+        done, inputs = row.result(), self._inputs(method)
+        if done is not None and row.is_done_with(inputs):
+            row.admit(inputs, self.lists)
+            return Result(**done)
+        borrowed = self.config.teacher.run if method.is_teacher else None
+        pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
+        inputs = self._inputs(method)
+        row.admit(inputs, self.lists)
+        row.begin(inputs)
+        try:
+            models = self._borrow(method, borrowed) if borrowed else self._train(method, pretrained)
+        except CheckpointError:
+            raise
+        except SladeError as error:
+            row.fail(error)
+            raise
+        result = self._measure(method, models)
+        if borrowed:
+            theirs = Row(borrowed, method.key).result() or {}
+            result = replace(result, steps=theirs["steps"], images=theirs["images"])
+        row.finish(asdict(result))
+        return result
+
+    def _borrow(self, method: Method, run: Path) -> Models:
+        """Take the teacher of another run."""
+        file = teacher_file(run)
+        load_model(file)  # verified before it is copied
+        write_atomic(self._model_file(method), file.read_bytes())
+        return self._load(self._model_file(method))
+
+    def _train(self, method: Method, pretrained: Path | None) -> Models:
+        """Train a row in all its turns, but for those whose models are there already."""
+        for turn in range(1, self._turns(method) + 1):
+            file = self._model_file(method, turn)
+            if not file.exists():
+                stage = self._stage(method, turn, file.parent, pretrained)
+                run_stage(stage)
+                save_model(file, stage.models, model_meta(self.config))
+        return self._load(file)
+
+    def _turns(self, method: Method) -> int:
+        return self.config.student.iterations if method.starts_from_teacher else 1
+
+    def _stage(self, method: Method, turn: int, folder: Path, pretrained: Path | None) -> Stage:
+        config, turns, job = self.config, self._turns(method), self.job(method)
+        if turn > 1:  # the student promoted
+            models = self._load(self._model_file(method, turn - 1))
+        elif method.starts_from_teacher:
+            models = self._load(self._model_file(self.teacher))
+        else:
+            models = build_models(config, pretrained)
+        seed = int(np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0])
+        seed_everything(seed)
+        trainer, average = method.build(job, models, folder)
+        stage = Stage(
+            name=method.title + (f" {turn}/{turns}" if turns > 1 else ""),
+            folder=folder,
+            trainer=trainer,
+            epochs=method.training(job).steps // trainer.iterations_per_epoch,
+            seed=seed,
+            validate=None,
+            images_per_class=method.images_per_class(job),
+            average=average,
+            tolerance=config.tolerance,
+            progress=self.runtime.progress,
+        )
+        validation = self.splits.validation
+        if validation is not None:
+            stage.validate = lambda: self._evaluate(stage.models, validation)
+        return stage
+
+    def _pretrained(self) -> Path | None:
+        """The file of the pretrained trunk, where the run has that stage; it is trained if it is not there."""
+        config, validation = self.config, self.splits.validation
+        if not config.pretraining.steps:
+            return None
+
+        def validate(trunk: torch.nn.Module) -> Metrics:
+            assert validation is not None
+            return self._evaluate({"trunk": trunk, "embedder": torch.nn.Identity()}, validation)
+
+        measured = None if validation is None else validate
+        return pretraining.pretrain(config, self._pretraining_images, self.runtime, measured)
+
+    @property
+    def _pretraining_images(self) -> pretraining.Images:
+        return {"labeled": self.splits.labeled, "unlabeled": self.splits.unlabeled}
+
+    def _measure(self, method: Method, models: Models) -> Result:
+        job, splits = self.job(method), self.splits
+        steps = method.training(job).steps * self._turns(method)
+        return Result(
+            row=method.key,
+            title=method.title,
+            steps=steps,
+            images=steps * method.images_a_step(job),
+            validation=None if splits.validation is None else self._evaluate(models, splits.validation),
+            test=None if splits.test is None else self._evaluate(models, splits.test, splits.gallery),
+            model=str(self._model_file(method).relative_to(self.folder)),
+        )
+
+    def _evaluate(
+        self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None
+    ) -> Metrics:
+        if gallery is None:
+            return evaluate(self._embed(models, queries), queries.known_labels())
+        labels, gallery_labels = shared_labels(queries, gallery)
+        return evaluate(self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels)
+
+    def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
+        return self.runtime.quiet.embed(self.views.plain(images), embedding_model(models))
+
+    def _model_file(self, method: Method, turn: int | None = None) -> Path:
+        turns, folder = self._turns(method), self.folder / method.key
+        return (folder / f"turn-{turn or turns}" if turns > 1 else folder) / "model.safetensors"
+
+    def _load(self, file: Path) -> Models:
+        model = load_model(file, device=self.runtime.device)
+        return {"trunk": model.trunk, "embedder": model.embedder}
+
+    def _describe(self) -> None:
+        """Write down, once, what this run works with."""
+        file = self.folder / "environment.json"
+        if file.exists():
+            return
+        look = self.config.data.check_duplicates
+        facts = {
+            "data": describe(self.splits),
+            "duplicates": data.report_duplicates(self.splits) if look else "not looked for",
+            "versions": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "seed": self.config.seed,
+            "device": str(self.runtime.device),
+            "threads": torch.get_num_threads(),
+        }
+        write_json_atomic(file, facts)
+
+
+def _map_at_r(result: Result) -> float:
+    assert result.validation is not None
+    return result.validation["MAP@R"]

@@ -1,0 +1,299 @@
+"""Every setting of a run, checked before anything is trained."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from ..methods import METHODS, Method, PoolMethod, find_method
+from ..methods.teacher import Teacher
+from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
+
+
+class DataConfig(Section):
+    """Where the images come from."""
+
+    kind: Literal["images", "omniglot", "glyphs", "given"] = Field(
+        "images",
+        description="your own folders or CSV lists, Omniglot's layout, the embedded letters, or data sets given in "
+        "Python",
+    )
+    labeled: Path | None = Field(
+        None,
+        description="images: folder root/class/image, CSV of path,label, or a named data set, such as CUB200",
+    )
+    unlabeled: Path | None = Field(
+        None, description="images: folder, CSV or a named data set, then all of it; no labels needed"
+    )
+    pool_labels: bool = Field(
+        False, description="images: the pool's folders are its classes, which the oracle alone may know"
+    )
+    validation: Path | None = Field(
+        None,
+        description="images: labeled, of classes not trained on; if it names a data set: that set's test split",
+    )
+    test: Path | None = Field(
+        None,
+        description="images: labeled, looked at once, at the very end; if it names a data set: that set's test "
+        "split; null: the test split of `labeled` where that names a data set",
+    )
+    gallery: Path | None = Field(
+        None,
+        description="images: the test images search in these; null: the official one (InShop), else among "
+        "themselves",
+    )
+    root: Path = Field(
+        Path("datasets"),
+        description="folder of named data sets (holds CUB_200_2011, nabirds, ...) or of Omniglot",
+    )
+    complete: bool = Field(True, description="named data sets must be whole; false: a part will do")
+    exclude_held_out: bool = Field(
+        True, description="leave the classes of validation and test, by name, out of a named pool"
+    )
+    labeled_alphabets: int | list[str] = Field(5, description="omniglot: how many, or which")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the labeled classes kept for model selection; 0: none"
+    )
+    image_size: int = Field(224, ge=16)
+    mode: Literal["RGB", "L"] = "RGB"
+    transform: Literal["photo", "small"] = Field(
+        "photo", description="random crops and flips, or turns, shears and shifts for small drawings"
+    )
+    augmentation: Literal["mild", "strong"] = Field(
+        "strong", description="strong: colours, grey and blur, too; for small drawings, elastic distortion"
+    )
+    workers: int | None = Field(
+        None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
+    )
+    check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
+
+    @model_validator(mode="after")
+    def _paths(self) -> DataConfig:
+        if self.gallery is not None and self.test is None:
+            raise ValueError("data.gallery is what test images are searched in: give data.test, too")
+        return self
+
+
+class ModelConfig(Section):
+    """What embeds the images."""
+
+    trunk: str = Field(
+        "resnet50", description="convnet, bninception, or any torchvision or timm model by name"
+    )
+    weights: str | None = Field("default", description="default (the library's), a file, or null")
+    embedding_size: int = Field(128, ge=1)
+    hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
+    freeze_batchnorm: bool = Field(
+        False, description="keep the trunk's batch norm as it came, as the reality check does"
+    )
+
+
+class PretrainingConfig(OptimizerConfig):
+    """SwAV on labeled and unlabeled images, before the teacher; reads no labels (Caron et al., 2020)."""
+
+    steps: int = Field(0, ge=0, description="0: none, the teacher starts from model.weights")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    num_local: int = Field(6, ge=0, description="small crops of an image, beside the two large ones")
+    hidden_size: int = Field(2048, ge=0, description="of the projection head; 0: a linear one")
+    embedding_size: int = Field(128, ge=1, description="of the projection head")
+    num_prototypes: int | None = Field(
+        None, ge=2, description="null: those of model.weights if it has any, else 300"
+    )
+    temperature: float = Field(0.1, gt=0)
+    epsilon: float = Field(0.05, gt=0, description="lower helps against collapse")
+    sinkhorn_iterations: int = Field(3, ge=1)
+    queue_batches: int | None = Field(
+        None, ge=0, description="null: until batch and queue hold an image for each prototype"
+    )
+    queue_from_step: int | None = Field(
+        None,
+        ge=0,
+        description="null: at once with the prototypes of model.weights, else after 15 passes over the "
+        "images",
+    )
+    freeze_prototypes: int | None = Field(
+        None, ge=0, description="first steps; null: a pass over the images, at most a tenth of the steps"
+    )
+    optimizer: str = Field("LARS", description="LARS, as the authors, or any of torch.optim by name")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="falls by a cosine to a thousandth; null: for LARS, 0.6 for 256 images a step, as theirs",
+    )
+    weight_decay: float = Field(1e-6, ge=0)
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`, or the authors', scaled to the batch."""
+        return 0.6 * self.batch_size / 256 if self.lr is None else self.lr
+
+    @model_validator(mode="after")
+    def _rate(self) -> PretrainingConfig:
+        if self.lr is None and self.optimizer != "LARS":
+            raise ValueError(f"pretraining.lr missing: {self.optimizer} has no usual one here, give it")
+        return self
+
+
+class OwnSettings(Section):
+    """Settings of methods, by row; those of methods of your own are checked when `rows` names them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+MethodsConfig: Any = create_model(
+    "MethodsConfig",
+    __base__=OwnSettings,
+    __doc__="What each method needs beside the settings that all share.",
+    **{m.key: (m.Settings, m.Settings()) for m in METHODS.values() if m.Settings.model_fields},
+)
+
+
+class Config(Section):
+    """A whole run."""
+
+    output: Path = Field(Path("runs/run"), description="folder of the run; the same command resumes it")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    rows: list[str] = Field(
+        ["teacher", "slade"],
+        description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such as "
+        "my_package.MyMethod; none for `pml-slade pretrain`",
+    )
+    epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
+    tolerance: float = Field(
+        1.0,
+        ge=0,
+        description="keep the last epoch whose validation MAP@R is less than this many points below the best; "
+        "0: keep the best one",
+    )
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    methods: MethodsConfig = MethodsConfig()
+
+    @property
+    def chosen(self) -> list[Method]:
+        """The methods of `rows`, in their order."""
+        return [find_method(row) for row in self.rows]
+
+    def own(self, method: Method) -> Any:
+        """Settings of a method itself."""
+        return getattr(self.methods, method.key, None) or method.Settings()
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _listed(cls, rows: Any) -> Any:
+        return [row.strip() for row in rows.split(",")] if isinstance(rows, str) else rows
+
+    @field_validator("rows")
+    @classmethod
+    def _known(cls, rows: list[str]) -> list[str]:
+        methods = [find_method(row) for row in rows]
+        keys = [method.key for method in methods]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"rows: {', '.join(twice)} more than once; a row's folder holds one training")
+        return rows if not rows or any(m.is_teacher for m in methods) else [Teacher.key, *rows]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        self._check_data()
+        if not self.rows and not self.pretraining.steps:
+            raise ValueError("rows is empty, and pretraining.steps is 0: there is nothing to do")
+        self._check_steps()
+        self._read_own_settings()
+        for method in self.chosen:
+            method.check_settings(self.teacher, self.student, self.own(method))
+        students = [method for method in self.chosen if isinstance(method, PoolMethod)]
+        if (
+            self.student.unlabeled_loss
+            and students
+            and not any(m.reads_unlabeled_loss(self.student) for m in students)
+        ):
+            raise ValueError(
+                f"student.unlabeled_loss={self.student.unlabeled_loss.name}: no row of this run reads it, since "
+                "student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave this out"
+            )
+        return self
+
+    def _check_steps(self) -> None:
+        stages: dict[str, OptimizerConfig] = {"pretraining": self.pretraining}
+        if self.rows:
+            stages |= {"teacher": self.teacher, "student": self.student}
+        for name, stage in stages.items():
+            if stage.steps and stage.steps % min(stage.steps, self.epoch_steps):
+                raise ValueError(f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}")
+            if isinstance(stage, TrainingConfig) and stage.batch_size % stage.images_per_class:
+                raise ValueError(
+                    f"{name}.batch_size={stage.batch_size} must be a multiple of "
+                    f"{name}.images_per_class={stage.images_per_class}"
+                )
+
+    def _read_own_settings(self) -> None:
+        """Check what stands under `methods` for methods that do not come with the package."""
+        given = self.methods.__pydantic_extra__
+        theirs = {method.key: method for method in self.chosen if method.key not in type(self.methods).model_fields}
+        for key in given:
+            if key not in theirs:
+                known = [*type(self.methods).model_fields, *theirs]
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+                raise ValueError(f"methods.{key}: unknown key; did you mean methods.{near[0]}?")
+        for key, method in theirs.items():
+            values = given.get(key, {})
+            try:
+                given[key] = method.Settings.model_validate(
+                    values.model_dump() if isinstance(values, Section) else values
+                )
+            except ValidationError as error:
+                raise ValueError("\n".join(explain(e, method.Settings, f"methods.{key}.") for e in error.errors()))
+
+    def _check_data(self) -> None:
+        if self.data.kind != "images":
+            return
+        missing = [name for name in ("labeled", "unlabeled") if getattr(self.data, name) is None]
+        if missing and (self.rows or len(missing) == 2):
+            raise ValueError(
+                f"data.{' and data.'.join(missing)} missing: give folders of images, or data.kind=glyphs to "
+                "try the embedded letters"
+            )
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML that `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def explain(error: Any, section: type[BaseModel], prefix: str = "") -> str:
+    """Say what is wrong with a setting, from one of pydantic's errors."""
+    path = prefix + ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path, all_keys(section, prefix), n=1, cutoff=0.0)
+        return f"{path}: unknown key" + (f"; did you mean {near[0]}?" if near else "; there is no setting here")
+    if error["type"] == "missing":
+        return f"{path}: missing; give it in the config file or as {path}=..."
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{path}: {error['msg']}, got {error['input']!r}"
+
+
+def all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every setting of a section by its dotted name, sections of it included."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += all_keys(kind, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,80 @@
+"""Where and how a run computes: one object for training, embedding and evaluation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .clustering import embed
+from .datasets.pseudo_label_dataset import first_of_item
+from .exceptions import ConfigError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device, and how images reach it.
+
+    Attributes:
+        device: that computes.
+        workers: data loader processes.
+        progress: whether progress bars are shown.
+
+    Examples:
+        >>> runtime = Runtime.find("cpu")
+        >>> runtime.embed([torch.ones(3), torch.zeros(3)], torch.nn.Identity()).shape
+        (2, 3)
+    """
+
+    device: torch.device
+    workers: int = 0
+    progress: bool = False
+
+    @classmethod
+    def find(cls, device: str = "auto", workers: int = 0, progress: bool = False) -> Runtime:
+        """Return the runtime of a device by name; "auto" is the first GPU where there is one.
+
+        Raises:
+            ConfigError: no such device, or several processes were launched.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a run trains in one process; start it without torchrun."
+            )
+        return cls(_device(device), workers, progress)
+
+    @property
+    def quiet(self) -> Runtime:
+        """The same without progress bars."""
+        return replace(self, progress=False)
+
+    def embed(self, dataset: Any, model: torch.nn.Module, batch_size: int = 256) -> np.ndarray:
+        """Embed every item of a dataset, in order, see `clustering.embed`; float32 (N, d)."""
+        return embed(
+            dataset,
+            model.to(self.device),
+            data_getter=first_of_item,
+            batch_size=batch_size,
+            device=self.device,
+            num_workers=self.workers,
+            progress=self.progress,
+        )
+
+
+def cpu_workers() -> int:
+    """Data loader processes that suit reading image files here: one a CPU, eight at most."""
+    return min(os.cpu_count() or 1, 8)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from bench_data import clutter, development
-from mined import PartlyMinedPipeline
-from runs import arguments, in_parallel, measure, of_the_teacher, run_config, share_teacher
+from runs import arguments, in_parallel, measure, of_the_teacher, run_config
 from writing import FINDINGS, gained, machine, put_section
 
-from pml_slade.pipeline import Pipeline
 from pml_slade.reports.tables import cell, markdown
+from pml_slade.running.run import Run
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,17 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     """Train a variant from its teacher; its MAP@R on the development classes."""
     variant, seed = trial
     output = folder(args.runs, trial)
-    if variant.row != "teacher":
-        share_teacher(folder(args.runs, teacher_of(trial)), output)
+    teacher = None if variant.row == "teacher" else folder(args.runs, teacher_of(trial))
     splits = development(args.omniglot, seed)
     if variant.useless:
         splits = clutter(splits, variant.useless, seed)
     presets = ["omniglot", variant.preset]
-    config = run_config(args, presets, variant.settings, [variant.row], seed=seed, output=output)
-    kind = partial(PartlyMinedPipeline, variant.mined) if variant.mined else Pipeline
-    pipeline = kind(config, progress=False, splits=splits)
-    return measure(pipeline, variant.row, f"{variant.preset}, {variant.title}")
+    row, settings = variant.row, list(variant.settings)
+    if variant.mined:
+        row, settings = "mined.PartlyMined", [*settings, f"methods.partly_mined.part={variant.mined}"]
+    config = run_config(args, presets, settings, [row], seed, output, teacher)
+    pipeline = Run(config, progress=False, splits=splits)
+    return measure(pipeline, config.chosen[-1].key, f"{variant.preset}, {variant.title}")
 
 
 def folder(runs: Path, trial: Trial) -> Path:

@@ -22,10 +22,11 @@ from bench_data import clutter
 from runs import arguments, in_parallel, run_config
 from writing import README, RESULTS, by_seed, gained, machine, plus_minus, put_section, test
 
-from pml_slade.builders import build_splits
-from pml_slade.config import ROWS, Config
-from pml_slade.pipeline import Pipeline, Result
+from pml_slade.methods import METHODS
 from pml_slade.reports.tables import cell, markdown
+from pml_slade.running.data import build_splits
+from pml_slade.running.run import Result, Run
+from pml_slade.running.settings import Config
 
 PAPER = ("teacher", "control", "pseudo", "basis", "slade", "oracle")
 PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated")
@@ -86,7 +87,7 @@ TASKS = {
         "Omniglot, 5 labeled alphabets, 80 % of the pool useless", CLUTTERED, "omniglot", useless=USELESS
     ),
 }
-Run = tuple[str, str, int]
+Trial = tuple[str, str, int]
 """Task, preset of the method, seed."""
 Results = dict[str, list[dict[str, Result]]]
 """By preset of the method: a dictionary per seed."""
@@ -97,9 +98,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--presets", nargs="+", choices=["paper", "best"], default=["best", "paper"])
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="of those that the preset has here")
+    parser.add_argument("--rows", nargs="+", choices=list(METHODS), help="of those that the preset has here")
     args = parser.parse_args()
-    runs: list[Run] = [(t, p, seed) for t in args.tasks for p in args.presets for seed in args.seeds]
+    runs: list[Trial] = [(t, p, seed) for t in args.tasks for p in args.presets for seed in args.seeds]
     in_parallel(args.jobs, partial(train, args), runs)
     for name in TASKS:
         found = finished(args.runs, name)
@@ -111,18 +112,18 @@ def main() -> None:
                 put_section(README, name, table(found["best"], BEST))
 
 
-def train(args: argparse.Namespace, run: Run) -> None:
+def train(args: argparse.Namespace, run: Trial) -> None:
     """Train the rows of a run that are not trained yet."""
     name, method, seed = run
     config = settings(args, run)
     splits = build_splits(config)
     if TASKS[name].useless:
         splits = clutter(splits, TASKS[name].useless, seed)
-    Pipeline(config, progress=False, splits=splits).run()
+    Run(config, progress=False, splits=splits).run()
     print(f"done: {name}, {method}, seed {seed}", flush=True)
 
 
-def settings(args: argparse.Namespace, run: Run) -> Config:
+def settings(args: argparse.Namespace, run: Trial) -> Config:
     """Settings of a run."""
     name, method, seed = run
     task = TASKS[name]
@@ -132,7 +133,7 @@ def settings(args: argparse.Namespace, run: Run) -> Config:
     return run_config(args, [task.preset, method], [*task.settings, *data], rows, seed=seed, output=output)
 
 
-def folder(runs: Path, run: Run) -> Path:
+def folder(runs: Path, run: Trial) -> Path:
     """Where a run lies."""
     name, method, seed = run
     return runs / name / method / str(seed)

@@ -17,10 +17,11 @@ from pathlib import Path
 from runs import in_parallel
 from writing import RESULTS, by_seed, machine, put_section, test
 
-from pml_slade.config import Config, load_config
-from pml_slade.pipeline import Pipeline, Result
-from pml_slade.pretrain import pretrained_file, run_pretraining
 from pml_slade.reports.tables import METRICS, cell, markdown
+from pml_slade.running.loading import load_config
+from pml_slade.running.pretraining import pretrained_file, run_pretraining
+from pml_slade.running.run import Result, Run
+from pml_slade.running.settings import Config
 
 ROWS = ("teacher", "control", "slade")
 STARTS = ("random", "SwAV")
@@ -82,7 +83,7 @@ def train(args: argparse.Namespace, rows: list[str], task: Task) -> dict[str, Re
     settings = [f"seed={seed}", f"output={output}", f"model.weights={weights}", f"rows=[{', '.join(rows)}]"]
     settings += [f"{stage}.lr={lr}" for stage in ("teacher", "student")]
     config = load_config(args.preset, [*args.overrides, *settings])
-    done = {result.row: result for result in Pipeline(config, progress=False).run()}
+    done = {result.row: result for result in Run(config, progress=False).run()}
     print(f"{start} start, seed {seed}, learning rate {lr}: {', '.join(done)} done", flush=True)
     return done
 

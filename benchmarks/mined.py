@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from pml_slade.methods import Job
+from pml_slade.methods.settings import Section
+from pml_slade.methods.slade import Slade
 from pml_slade.miners import ThresholdPairMiner
-from pml_slade.pipeline import Pipeline
-from pml_slade.stages import Stage
 
 PARTS = ("positives", "negatives", "agreeing")
 
@@ -48,16 +49,20 @@ class PartMiner(ThresholdPairMiner):
         return a1, p, a2, n
 
 
-class PartlyMinedPipeline(Pipeline):
-    """A pipeline whose students mine by a part of Eq. 7, if they mine."""
+class PartlyMinedConfig(Section):
+    """Settings of the row."""
 
-    def __init__(self, part: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.part = part
+    part: Literal["positives", "negatives", "agreeing"] = Field(
+        "positives", description="of Eq. 7, that mines"
+    )
 
-    def _stage(self, row: str, turn: int, folder: Path) -> Stage:
-        stage = super()._stage(row, turn, folder)
-        miners = stage.trainer.mining_funcs
-        if "unlabeled_miner" in miners:
-            miners["unlabeled_miner"] = PartMiner(self.part, stage.trainer.loss_funcs["basis_loss"])
-        return stage
+
+class PartlyMined(Slade):
+    """SLADE that mines by a part of Eq. 7."""
+
+    title = "SLADE, mined in part"
+    Settings = PartlyMinedConfig
+
+    def pool_miners(self, job: Job, losses: Any) -> dict[str, Any]:
+        """The part's."""
+        return {"unlabeled_miner": PartMiner(job.own.part, losses["basis_loss"])}

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from writing import test
 
-from pml_slade.checkpoints import write_atomic
-from pml_slade.config import Config, load_config
-from pml_slade.pipeline import Pipeline, Result
-
-TEACHERS_CLASSIFIER = ("student.basis_weight=", "student.basis.lr=", "student.basis.logit_scale=")
+from pml_slade.running.loading import load_config
+from pml_slade.running.run import Result, Run
+from pml_slade.running.settings import Config
 
 
 def arguments(description: str | None, name: str, results: Path) -> argparse.ArgumentParser:
@@ -45,6 +43,7 @@ def run_config(
     rows: Sequence[str],
     seed: int,
     output: Path,
+    teacher: Path | None = None,
 ) -> Config:
     """Settings of a run: those of presets, its own, and what was said on the command line.
 
@@ -55,8 +54,11 @@ def run_config(
         rows: to train.
         seed: of the run.
         output: its folder.
+        teacher: the run whose teacher it takes, if any.
     """
     fixed = [f"rows={json.dumps(list(rows))}", f"seed={seed}", f"output={output}", f"device={args.device}"]
+    if teacher is not None:
+        fixed.append(f"teacher.run={teacher}")
     look = "data.check_duplicates=false"  # once is enough, and `pml-slade train` does it
     return load_config(list(presets), [*settings, *args.overrides, *fixed, look])
 
@@ -67,20 +69,12 @@ def in_parallel(jobs: int, job: Callable[[Any], Any], tasks: Iterable[Any]) -> l
         return list(pool.map(job, tasks))
 
 
-def share_teacher(source: Path, output: Path) -> None:
-    """Give a run the trained teacher of another, which must have the same settings of the teacher."""
-    for file in ("model.safetensors", "result.json"):  # the result last: it says that the row is done
-        if not (output / "teacher" / file).exists():
-            write_atomic(output / "teacher" / file, (source / "teacher" / file).read_bytes())
-
-
 def of_the_teacher(settings: Sequence[str]) -> tuple[str, ...]:
-    """Those settings that a teacher depends on. Its classifier, where it has one, is Eq. 3 of the basis."""
-    students = ("student.", "peers.")
-    return tuple(s for s in settings if s.startswith(TEACHERS_CLASSIFIER) or not s.startswith(students))
+    """Those settings that a teacher depends on."""
+    return tuple(s for s in settings if not s.startswith(("student.", "methods.")))
 
 
-def measure(pipeline: Pipeline, row: str, title: str) -> float:
+def measure(pipeline: Run, row: str, title: str) -> float:
     """Train a row; its MAP@R on the test classes of the pipeline's splits."""
     score = map_at_r(pipeline.run(), row)
     print(f"{title}, seed {pipeline.config.seed}: {score:.1f}", flush=True)

@@ -14,35 +14,34 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import development
-from runs import arguments, in_parallel, measure, run_config, share_teacher
+from runs import arguments, in_parallel, measure, run_config
 from writing import FINDINGS, machine, put_section
 
-from pml_slade.config import ROWS
-from pml_slade.pipeline import Pipeline
+from pml_slade.methods import METHODS
 from pml_slade.reports.tables import cell, markdown
+from pml_slade.running.run import Run
 
 
-def with_losses(weight: str, tried: dict[str, tuple[float, ...]]) -> list[str]:
+def with_losses(row: str, tried: dict[str, tuple[float, ...]]) -> list[str]:
     """Settings of a row on pseudo-labels: each loss with each of its weights."""
-    return [f"peers.pseudo_loss.name={loss} peers.{weight}={w}" for loss in tried for w in tried[loss]]
+    own = f"methods.{row}"
+    return [f"{own}.loss.name={loss} {own}.weight={w}" for loss in tried for w in tried[loss]]
 
 
 # Of contrastive loss, students on pseudo-labels had 4 as the best of 1, 2, 4 and 8.
 TRIED = {
-    "memory": [f"peers.memory_size={n}" for n in (128, 512, 2048, 8192)],
-    "mean_teacher": [f"peers.mean_teacher_weight={w}" for w in (0.3, 1, 3, 10)],
+    "memory": [f"methods.memory.size={n}" for n in (128, 512, 2048, 8192)],
+    "mean_teacher": [f"methods.mean_teacher.weight={w}" for w in (0.3, 1, 3, 10)],
     "self_supervised": [
-        f"peers.self_supervised_weight={w} peers.self_supervised_temperature={t}"
+        f"methods.self_supervised.weight={w} methods.self_supervised.temperature={t}"
         for w, t in ((1, 0.1), (3, 0.1), (10, 0.1), (3, 0.5))
     ],
-    "self_taught": [f"peers.self_taught_weight={w}" for w in (1, 3, 10, 30)],
+    "self_taught": [f"methods.self_taught.weight={w}" for w in (1, 3, 10, 30)],
     "pseudo": with_losses(
-        "pseudo_weight",
+        "pseudo",
         {"ContrastiveLoss": (4,), "NTXentLoss": (1, 2, 4), "MultiSimilarityLoss": (1, 4, 8, 16)},
     ),
-    "iterated": with_losses(
-        "iterated_weight", {"ContrastiveLoss": (0.5, 1, 2, 4), "MultiSimilarityLoss": (8, 16)}
-    ),
+    "iterated": with_losses("iterated", {"ContrastiveLoss": (0.5, 1, 2, 4), "MultiSimilarityLoss": (8, 16)}),
     "slade": [f"student.unlabeled_weight={w}" for w in (0.5, 1, 2, 4)],
 }
 Trial = tuple[str, str, int]
@@ -66,10 +65,9 @@ def run(args: argparse.Namespace, trial: Trial) -> float:
     """Train a row from the seed's teacher; its MAP@R on the development classes."""
     row, settings, seed = trial
     output = folder(args.runs, trial)
-    if row != "teacher":
-        share_teacher(folder(args.runs, ("teacher", "", seed)), output)
-    config = run_config(args, ["omniglot", "best"], settings.split(), [row], seed=seed, output=output)
-    pipeline = Pipeline(config, progress=False, splits=development(args.omniglot, seed))
+    teacher = None if row == "teacher" else folder(args.runs, ("teacher", "", seed))
+    config = run_config(args, ["omniglot", "best"], settings.split(), [row], seed, output, teacher)
+    pipeline = Run(config, progress=False, splits=development(args.omniglot, seed))
     return measure(pipeline, row, f"{row} {settings}")
 
 
@@ -88,7 +86,9 @@ def section(seeds: list[int], scores: dict[Trial, float], device: str) -> str:
         best = max(tried, key=lambda s: mean(tried[s]))
         for settings, found in tried.items():
             mark = " **chosen**" if settings == best else ""
-            lines.append([ROWS[row], f"`{settings}`{mark}", cell(found), *(f"{v:.1f}" for v in found)])
+            lines.append(
+                [METHODS[row].title, f"`{settings}`{mark}", cell(found), *(f"{v:.1f}" for v in found)]
+            )
     about = (
         "`python benchmarks/tuning.py FOLDER`: MAP@R on ten alphabets of Omniglot's background set, five "
         "others labeled, the rest the pool. Each row had four settings or more of its main weight or size to "

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from bench_data import development
 from pytorch_metric_learning.losses import ContrastiveLoss
-from runs import arguments, in_parallel, map_at_r, run_config, share_teacher
+from runs import arguments, in_parallel, map_at_r, run_config
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
 from why_measures import (
@@ -39,15 +39,15 @@ from why_plots import plot_clusters, plot_means, plot_pairs, plot_similarities
 from why_section import Found, section
 from writing import FINDINGS, put_section
 
-from pml_slade import builders
 from pml_slade.checkpoints import Checkpoints, write_json_atomic
-from pml_slade.clustering import embed
-from pml_slade.config import Config, StudentConfig
-from pml_slade.datasets.pseudo_label_dataset import first_of_item
 from pml_slade.losses import FeatureBasisLoss
-from pml_slade.pipeline import Pipeline
-from pml_slade.recipes import Setup, embedding_model
-from pml_slade.stages import Stage, seed_everything
+from pml_slade.methods import METHODS, Method
+from pml_slade.methods.building import build_loss
+from pml_slade.methods.settings import StudentConfig
+from pml_slade.running.models import embedding_model
+from pml_slade.running.run import Run
+from pml_slade.running.settings import Config
+from pml_slade.running.stages import Stage, seed_everything
 
 BATCHES, BATCH_SEED = 50, 2021
 MEASURED = "why.json"
@@ -97,15 +97,15 @@ def main() -> None:
 def train_teacher(args: argparse.Namespace, preset: str) -> None:
     """Train the teacher of a preset's students."""
     config = settings(args, preset, "teacher", folder(args, f"{preset}-teacher"))
-    Pipeline(config, progress=False, splits=development(args.omniglot, args.seed)).run()
+    Run(config, progress=False, splits=development(args.omniglot, args.seed)).run()
     print(f"done: teacher of {preset}", flush=True)
 
 
 def train_student(args: argparse.Namespace, name: str) -> Found:
     """Train a student from its preset's teacher, measuring after each epoch."""
     student, output = STUDENTS[name], folder(args, name)
-    share_teacher(folder(args, f"{student.preset}-teacher"), output)
-    config = settings(args, student.preset, student.row, output, student.settings)
+    teacher = folder(args, f"{student.preset}-teacher")
+    config = settings(args, student.preset, student.row, output, student.settings, teacher)
     pipeline = WatchedPipeline(config, progress=False, splits=development(args.omniglot, args.seed))
     score = map_at_r(pipeline.run(), student.row)
     print(f"done: {student.title}: {score:.1f}", flush=True)
@@ -113,10 +113,15 @@ def train_student(args: argparse.Namespace, name: str) -> Found:
 
 
 def settings(
-    args: argparse.Namespace, preset: str, row: str, output: Path, further: Sequence[str] = ()
+    args: argparse.Namespace,
+    preset: str,
+    row: str,
+    output: Path,
+    further: Sequence[str] = (),
+    teacher: Path | None = None,
 ) -> Config:
     """Settings of a run."""
-    return run_config(args, ["omniglot", preset], further, [row], seed=args.seed, output=output)
+    return run_config(args, ["omniglot", preset], further, [row], args.seed, output, teacher)
 
 
 def folder(args: argparse.Namespace, name: str) -> Path:
@@ -125,19 +130,19 @@ def folder(args: argparse.Namespace, name: str) -> Path:
     return path
 
 
-class WatchedPipeline(Pipeline):
+class WatchedPipeline(Run):
     """A pipeline that measures each student after each epoch, and writes that beside its checkpoints."""
 
     def found(self, student: Student, score: float) -> Found:
         """What was measured, and recorded, in the last turn of a row."""
-        folder = self._model_file(student.row).parent
+        folder = self._model_file(METHODS[student.row]).parent
         saved = Checkpoints(folder / "checkpoints").load_latest()
         history = [] if saved is None else saved[1]["history"]
         return Found(student.title, json.loads((folder / MEASURED).read_text()), history, score)
 
-    def _stage(self, row: str, turn: int, folder: Path) -> Stage:
-        stage = super()._stage(row, turn, folder)
-        if row != "teacher" and stage.validate is not None:
+    def _stage(self, method: Method, turn: int, folder: Path, pretrained: Path | None) -> Stage:
+        stage = super()._stage(method, turn, folder, pretrained)
+        if not method.is_teacher and stage.validate is not None:
             stage.validate = partial(self._validate, stage, stage.validate)
         return stage
 
@@ -148,24 +153,24 @@ class WatchedPipeline(Pipeline):
         before = json.loads(file.read_text()) if file.exists() else []
         earlier = [e for e in before if e["epoch"] < epoch]  # a resumed stage may repeat its last epoch
         step = epoch * stage.trainer.iterations_per_epoch
-        measured = {"epoch": epoch, "step": step, **measure(stage, self.setup)}
+        measured = {"epoch": epoch, "step": step, **measure(stage, self)}
         write_json_atomic(file, [*earlier, measured])
         return metrics
 
 
-def measure(stage: Stage, setup: Setup) -> Numbers:
+def measure(stage: Stage, run: Run) -> Numbers:
     """Measure a student as it stands, by the models that are validated: the averaged, if there are any."""
-    student, pool = setup.config.student, stage.trainer.unlabeled_dataset
+    student, pool = run.config.student, stage.trainer.unlabeled_dataset
     basis = deepcopy(stage.trainer.loss_funcs.get("basis_loss"))
     if basis is not None:
         basis.cpu()
-    ranking, true = pool_ranking(student), setup.splits.unlabeled.known_labels()
+    ranking, true = pool_ranking(student), run.splits.unlabeled.known_labels()
     batches = draw_batches(
         pool.labels, student.unlabeled_batch_size, student.images_per_class, BATCHES, BATCH_SEED
     )
     seen, places = np.unique(np.concatenate(batches), return_inverse=True)
     at = np.split(places, np.cumsum([len(batch) for batch in batches])[:-1])
-    embeddings, pseudo = embed_plainly(stage, setup, pool.indices[seen]), pool.labels[seen]
+    embeddings, pseudo = embed_plainly(stage, run, pool.indices[seen]), pool.labels[seen]
     pairs = collect_pairs(embeddings, true[pool.indices[seen]], pseudo, seen, at, ranking, basis)
     trained = pairs_as_trained(stage, student, true, batches, ranking, basis)
     of_pairs = measure_pairs(pairs)
@@ -181,25 +186,17 @@ def measure(stage: Stage, setup: Setup) -> Numbers:
 
 def pool_ranking(student: StudentConfig) -> ContrastiveLoss:
     """The run's ranking loss of the pool, or what it would be."""
-    ranking = builders.build_loss(student.unlabeled_loss or student.loss, "student.loss")
+    ranking = build_loss(student.unlabeled_loss or student.loss, "student.loss")
     if not isinstance(ranking, ContrastiveLoss):
         kind = type(ranking).__name__
         raise SystemExit(f"student.loss: what a pair costs is asked of ContrastiveLoss, and this is {kind}")
     return ranking
 
 
-def embed_plainly(stage: Stage, setup: Setup, images: np.ndarray) -> Tensor:
+def embed_plainly(stage: Stage, run: Run, images: np.ndarray) -> Tensor:
     """Embeddings of pool images under the transform for evaluation, (n, d)."""
-    pool = builders.with_transform(setup.splits.unlabeled.without_labels(), setup.config.data, train=False)
-    embeddings = embed(
-        Subset(pool, images.tolist()),
-        embedding_model(stage.models),
-        data_getter=first_of_item,
-        device=setup.device,
-        num_workers=setup.config.data.num_workers,
-        progress=False,
-    )
-    return torch.from_numpy(embeddings)
+    pool = Subset(run.views.plain(run.splits.unlabeled.without_labels()), images.tolist())
+    return torch.from_numpy(run.runtime.quiet.embed(pool, embedding_model(stage.models)))
 
 
 @torch.no_grad()

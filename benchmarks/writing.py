@@ -12,8 +12,8 @@ from statistics import mean
 
 import torch
 
-from pml_slade.pipeline import Result
 from pml_slade.reports.tables import interval
+from pml_slade.running.run import Result
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pml_slade.config import Config, Section
+from pml_slade.methods.settings import Section
 from pml_slade.reports.tables import markdown
+from pml_slade.running.settings import Config
 
 INTRO = """# Settings
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from .datasets.adapting import as_images
 from .datasets.folders import open_images
@@ -51,7 +49,9 @@ class TrainedModel:
     def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
         meta = model.meta
         if missing := [key for key in ("transform", "image_size", "mode") if key not in meta]:
-            raise ConfigError(f"model: its file does not say {missing}: it was not written by `pml-slade train`.")
+            raise ConfigError(
+                f"model: its file does not say {missing}: it was not written by `pml-slade train`."
+            )
         self.model = model
         self.runtime = runtime
         self.mode: str = meta["mode"]
@@ -85,7 +85,9 @@ class TrainedModel:
         vectors = self.runtime.embed(self.open(images), self.model, batch_size)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    def evaluate(self, images: Images, gallery: Images | None = None, batch_size: int = 128) -> dict[str, float]:
+    def evaluate(
+        self, images: Images, gallery: Images | None = None, batch_size: int = 128
+    ) -> dict[str, float]:
         """Return MAP@R, RP and P@1 in percent on labeled images.
 
         Args:
@@ -182,12 +184,12 @@ def train(
         unlabeled: the pool: a folder, a list or a data set; its labels are not read.
         test: labeled images of other classes, measured once, at the end.
         output: folder of the run; repeat the call to resume it.
-        validation: labeled images of further classes that choose the epoch; None: a fifth of the labeled classes.
+        validation: labeled images of further classes, to choose the epoch by; None: a fifth of the labeled ones.
         gallery: what the test images are searched in; None: among themselves.
         splits: all of these at once, in place of them.
         config: YAML files or presets, such as "glyphs" or ["omniglot", "paper"].
         progress: show progress bars.
-        settings: any setting, a section as a dictionary: ``student={"steps": 500}``, ``seed=1``, or by its dotted
+        settings: any setting: ``seed=1``, a section as a dictionary, ``student={"steps": 500}``, or a dotted
             name, ``**{"student.steps": 500}``.
 
     Returns:
@@ -218,7 +220,8 @@ def train(
         values["data.kind"] = "given"
     else:
         values |= {f"data.{name}": str(value) for name, value in given.items()}
-    chosen = load_config([config] if isinstance(config, (str, os.PathLike)) else list(config), None, values)
+    sources = [config] if isinstance(config, (str, os.PathLike)) else config
+    chosen = load_config([os.fspath(source) for source in sources], None, values)
     if splits is not None and given:
         raise ConfigError(f"splits: give them, or {' and '.join(given)}, not both.")
     if handed_over and splits is None:

@@ -65,7 +65,7 @@ def write_array_atomic(path: str | os.PathLike[str], array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def write_arrays_atomic(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+def write_arrays_atomic(path: str | os.PathLike[str], **arrays: Any) -> None:
     """Write arrays by name as `numpy.savez` does, atomically (see `write_atomic`)."""
     with _atomic_file(Path(path)) as file:
         np.savez(file, **arrays)
@@ -73,7 +73,7 @@ def write_arrays_atomic(path: str | os.PathLike[str], **arrays: np.ndarray) -> N
 
 @contextmanager
 def text_file_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a new UTF-8 text file that takes its name when the block ends without an error, as CSV wants it."""
+    """Open a new UTF-8 file for csv, which takes its name when the block ends without an error."""
     with _atomic_file(Path(path)) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         yield text

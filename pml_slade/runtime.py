@@ -42,7 +42,8 @@ class Runtime:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a run trains in one process; start it without torchrun."
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a run trains in one process; start it without "
+                "torchrun."
             )
         return cls(_device(device), workers, progress)
 

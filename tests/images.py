@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pml_slade.running.loading import load_config
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
+from pml_slade.running.loading import load_config
 
 LABELED, POOL, TEST = 12, 8, 4
 """Classes of each part; 10 of the labeled ones are trained on, 2 validate."""

@@ -13,8 +13,9 @@ from images import PER_CLASS, POOL, SMALL, TEST, write_images
 from typer.testing import CliRunner
 
 from pml_slade import cli
-from pml_slade.config import load_config, presets
 from pml_slade.datasets.tables import image_csv
+from pml_slade.presets import preset_names
+from pml_slade.running.loading import load_config
 
 POOL_IMAGES, TEST_IMAGES = POOL * PER_CLASS, TEST * PER_CLASS
 METRICS = ("MAP@R", "RP", "P@1")
@@ -137,7 +138,7 @@ def test_a_config_file_and_a_preset_are_read_and_overrides_win(tmp_path, command
     file.write_text("data: {kind: glyphs}\nseed: 3\nstudent: {lr: 0.5}\n")
     _, out, _ = command("train", "-c", file, "seed=4", "--print-config")
     assert (yaml.safe_load(out)["seed"], yaml.safe_load(out)["student"]["lr"]) == (4, 0.5)
-    for data in set(presets()) - {"s2", "best", "paper"}:
+    for data in set(preset_names()) - {"s2", "best", "paper"}:
         _, out, _ = command("train", "-c", "s2", "-c", data, "--print-config")
         assert yaml.safe_load(out)["output"] == f"runs/{data}"
 
@@ -169,7 +170,7 @@ def test_a_missing_folder_of_images_is_named(folders, tmp_path, command):
 
 @pytest.mark.parametrize("name", ["none.yaml", "runs[old].yaml", "[/old].yaml"])
 def test_a_missing_config_file_is_named_in_full_with_the_presets(command, name):
-    refused(command("train", "-c", name), name, *presets())
+    refused(command("train", "-c", name), name, *preset_names())
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_the_change(trained, folders, command):
@@ -198,7 +199,7 @@ def test_ctrl_c_says_how_to_go_on(folders, tmp_path, command, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Pipeline, "run", interrupted)
+    monkeypatch.setattr(cli.Run, "run", interrupted)
     code, _, err = command(*train_options(folders, tmp_path / "run"))
     assert code == 130
     assert "the same command goes on from the last checkpoint" in err
@@ -335,10 +336,10 @@ def test_help_names_every_option(name, options):
     assert [option for option in options.split() if option.lower() not in text.lower()] == []
 
 
-def test_help_lists_the_commands_and_train_the_presets():
+def test_help_lists_the_commands_and_train_the_preset_names():
     result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"})
     for name in ("train", "demo", "embed", "evaluate", "cluster", "table", "benchmark"):
         assert name in result.stdout
     result = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "200"})
-    for preset in presets():
+    for preset in preset_names():
         assert preset in result.stdout

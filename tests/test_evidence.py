@@ -10,10 +10,10 @@ from omniglot_tree import write_omniglot
 from scripts import BENCHMARKS, load_script
 
 from pml_slade.compat import LEGACY
-from pml_slade.config import load_config
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.miners import ThresholdPairMiner
-from pml_slade.pipeline import Result
+from pml_slade.running.loading import load_config
+from pml_slade.running.run import Result
 
 pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
 TINY = (
@@ -23,7 +23,7 @@ TINY = (
     *(f"{stage}.{s}" for stage in ("teacher", "student") for s in ("steps=4", "batch_size=8")),
     "student.unlabeled_batch_size=4",
     "student.basis.warmup=1",
-    "peers.self_taught_neighbours=2",
+    "methods.self_taught.neighbours=2",
 )
 
 
@@ -187,5 +187,5 @@ def test_the_defaults_are_among_the_settings_tried():
 
 def test_a_teacher_depends_on_its_own_settings_and_on_those_of_its_classifier():
     own = ("tolerance=0", "student.basis.logit_scale=null")
-    others = ("student.steps=5", "student.basis.regularizer=sd", "peers.memory_size=9")
+    others = ("student.steps=5", "student.basis.regularizer=sd", "methods.memory.size=9")
     assert load_script("runs").of_the_teacher([*own, *others]) == own

@@ -9,13 +9,13 @@ from images import SMALL, write_images
 from typer.testing import CliRunner
 
 from pml_slade import cli
-from pml_slade.builders import build_pretraining_images, build_splits
-from pml_slade.config import load_config
 from pml_slade.datasets import CUB200, Cars196, CompCars, Fashion200k, InShop, NABirds
 from pml_slade.datasets.splits import describe
 from pml_slade.exceptions import DataError
 from pml_slade.models import build_trunk, load_model, load_swav_checkpoint, save_swav_checkpoint, swav_head
-from pml_slade.pipeline import Pipeline
+from pml_slade.running.data import build_pretraining_images, build_splits
+from pml_slade.running.loading import load_config
+from pml_slade.running.run import Run
 
 CLASSES, PER_CLASS = 24, 6
 TINY = (
@@ -79,7 +79,7 @@ def test_a_named_pool_gives_labels_to_the_oracle_alone(data, tmp_path):
     names = ("data.labeled=CUB200", "data.unlabeled=NABirds")
     splits = build_splits(settings(data, tmp_path, *names))
     assert splits.unlabeled.num_classes > 1
-    pool = Pipeline(settings(data, tmp_path, *names), progress=False).setup.splits.unlabeled.without_labels()
+    pool = Run(settings(data, tmp_path, *names), progress=False).setup.splits.unlabeled.without_labels()
     assert (pool.labels, pool.classes) == (None, None)
 
 
@@ -139,7 +139,7 @@ def test_in_shop_searches_queries_in_the_official_gallery(data, tmp_path, names)
 
 
 def test_in_shop_runs(data, tmp_path):
-    (teacher,) = Pipeline(in_shop(data, tmp_path / "run", "data.labeled=InShop"), progress=False).run()
+    (teacher,) = Run(in_shop(data, tmp_path / "run", "data.labeled=InShop"), progress=False).run()
     assert 0 < teacher.test["MAP@R"] < 100
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert facts["data"]["gallery"]["images"] == facts["data"]["test"]["images"]

@@ -14,7 +14,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (training.train, training.pretrain, training.demo, images.embed, images.evaluate, images.cluster):
+for command in (
+    training.train,
+    training.pretrain,
+    training.demo,
+    images.embed,
+    images.evaluate,
+    images.cluster,
+):
     app.command()(command)
 app.command("table")(comparing.make_table)
 app.command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-ABLATIONS = ("initialisation", )
+ABLATIONS = ("initialisation",)
 
 
 def make_table(
@@ -60,5 +60,3 @@ def benchmark(context: typer.Context) -> None:
     from ..benchmarker import main as run_benchmark
 
     run_benchmark(context.args)
-
-

@@ -23,7 +23,8 @@ Images = Annotated[Path, typer.Argument(help="Folder of images, or a CSV list wi
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the first GPU.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at once.")]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes that read images; default: one a CPU.", show_default=False)
+    int | None,
+    typer.Option(min=0, help="Processes that read images. [default: one a CPU]", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -33,8 +33,8 @@ class Items:
         image = item[0] if isinstance(item, (tuple, list)) else item
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"dataset items must be PIL images or (PIL image, label), got {type(image).__name__}: make the "
-                "data set without a transform, since training brings its own."
+                f"dataset items must be PIL images or (PIL image, label), got {type(image).__name__}: make "
+                "the data set without a transform, since training brings its own."
             )
         return image
 
@@ -65,8 +65,8 @@ def as_images(images: Any, mode: str = "RGB") -> ImageDataset:
         return ImageDataset(images, mode=mode)
     if not hasattr(images, "__getitem__") or not hasattr(images, "__len__") or len(images) == 0:
         raise DataError(
-            "images must be a folder, a list of paths or PIL images, a uint8 array or a map-style data set that "
-            f"is not empty, got {type(images).__name__}."
+            "images must be a folder, a list of paths or PIL images, a uint8 array or a map-style data set "
+            f"that is not empty, got {type(images).__name__}."
         )
     samples = getattr(images, "samples", None)  # torchvision's folders
     if isinstance(samples, list) and samples and _are_paths([samples[0][0]]):

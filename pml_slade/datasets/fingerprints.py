@@ -10,8 +10,6 @@ from pathlib import PurePath
 from typing import Any
 from zlib import crc32
 
-import numpy as np
-
 from .images import NO_LABEL, ImageDataset
 
 PREFIX = 1 << 14

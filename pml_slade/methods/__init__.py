@@ -67,8 +67,8 @@ def find_method(row: str) -> Method:
     if "." not in row:
         near = difflib.get_close_matches(row, METHODS, n=1, cutoff=0.0)
         raise ValueError(
-            f"rows: no row {row!r}; did you mean {near[0]}? There are {', '.join(METHODS)}, and methods of your "
-            "own by their dotted path, such as my_package.MyMethod"
+            f"rows: no row {row!r}; did you mean {near[0]}? There are {', '.join(METHODS)}, and methods of "
+            "your own by their dotted path, such as my_package.MyMethod"
         )
     module, _, name = row.rpartition(".")
     try:

@@ -16,7 +16,8 @@ class WholeBasis(PoolMethod):
         from ..losses import FeatureBasisLoss
 
         ours = {"lr", "warmup", "clusters", "cluster_margin"}  # no arguments of the loss
-        return FeatureBasisLoss(**job.sizes, **job.student.basis.model_dump(exclude=ours))
+        settings: dict[str, Any] = job.student.basis.model_dump(exclude=ours)
+        return FeatureBasisLoss(**job.sizes, **settings)
 
     def pool_loss(self, job: Job, basis: Any) -> Any:
         """A vector for each cluster, or a ranking loss."""
@@ -47,8 +48,8 @@ class WholeBasis(PoolMethod):
         basis = student.basis
         if basis.warmup >= student.steps:
             raise ValueError(
-                f"student.basis.warmup={basis.warmup} leaves nothing of student.steps={student.steps} to train "
-                "the student in"
+                f"student.basis.warmup={basis.warmup} leaves nothing of student.steps={student.steps} to "
+                "train the student in"
             )
         if basis.warmup and not student.basis_weight:
             raise ValueError(

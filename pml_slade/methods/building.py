@@ -85,7 +85,7 @@ def build_optimizer(
 def build_optimizers(
     stage: TrainingConfig, parts: dict[str, torch.nn.Module], key: str
 ) -> dict[str, torch.optim.Optimizer]:
-    """An optimizer for each part that has parameters; vectors of a basis have a learning rate of their own."""
+    """An optimizer for each part that has parameters; a basis's vectors learn at a rate of their own."""
     learning = {name: part for name, part in parts.items() if any(True for _ in part.parameters())}
     return {
         f"{name}_optimizer": build_optimizer(stage, _groups(part, stage.basis.lr), key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class MeanTeacher(TwoViewsMethod):
     """Embeds the pool's images as the running average of its weights embeds other views of them."""
 
     title = "Mean teacher"
-    Settings = MeanTeacherConfig
+    Settings: ClassVar[type[Section]] = MeanTeacherConfig
 
     def trainer_class(self) -> Any:
         """One that shows the average other views."""
@@ -39,5 +39,6 @@ class MeanTeacher(TwoViewsMethod):
         """Refuse to do without an average."""
         if student.average is None:
             raise ValueError(
-                f"rows: {self.key} learns from a running average of the weights: give student.average, 0.99 say"
+                f"rows: {self.key} learns from a running average of the weights: give student.average, 0.99 "
+                "say"
             )

@@ -46,7 +46,7 @@ class Job:
     seed: int
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What a loss with weights for the labeled classes has to know."""
         return {
             "num_classes": self.images.splits.labeled.num_classes,

@@ -39,7 +39,7 @@ class Oracle(Slade):
         return arguments | {"unlabeled_dataset": known}
 
     def labels(self, job: Job) -> np.ndarray:
-        """The pool's, without classes smaller than clusters may be, or of one image, which matches nothing."""
+        """The pool's, but for classes that are smaller than clusters may be, or of one image."""
         import numpy as np
 
         from ..datasets.pseudo_label_dataset import LEFT_OUT

@@ -1,4 +1,4 @@
-"""Instance discrimination between two views (SimCLR, Chen et al., ICML 2020), beside the loss on labeled images."""
+"""Instance discrimination between two views (Chen et al., ICML 2020), beside the loss on labeled images."""
 
 from __future__ import annotations
 

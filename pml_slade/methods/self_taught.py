@@ -19,7 +19,9 @@ class SelfTaughtConfig(Section):
     """Settings of the self-taught peer."""
 
     weight: float = Field(3.0, gt=0, description="of its loss on the pool")
-    neighbours: int = Field(4, ge=1, description="nearest neighbours of each query in a batch, itself counted")
+    neighbours: int = Field(
+        4, ge=1, description="nearest neighbours of each query in a batch, itself counted"
+    )
 
 
 class SelfTaught(MeanTeacher):

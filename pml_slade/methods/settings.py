@@ -1,4 +1,4 @@
-"""Settings of what a method trains: those that several methods share. A method's own stand beside its code."""
+"""Settings that several methods share. A method's own stand beside its code."""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ def preset_names() -> list[str]:
         >>> "glyphs" in preset_names()
         True
     """
-    names = [p.name.removesuffix(".yaml") for p in resources.files(__name__).iterdir() if p.name.endswith(".yaml")]
+    names = [
+        p.name.removesuffix(".yaml") for p in resources.files(__name__).iterdir() if p.name.endswith(".yaml")
+    ]
     return sorted([*names, BEST])
 
 

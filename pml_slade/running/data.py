@@ -57,7 +57,7 @@ def build_splits(config: Config) -> Splits:
 
 
 def build_pretraining_images(config: Config) -> dict[str, ImageDataset]:
-    """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled ones."""
+    """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled."""
     data = config.data
     if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
         splits = build_splits(config)

@@ -28,7 +28,7 @@ def load_config(
         source: a YAML file, or the name of one that comes with the package (see `preset_names`); of several,
             the later ones win; None starts from the defaults.
         overrides: values are YAML; they win over the file.
-        values: further settings by dotted key, a dictionary of them for a section; they win over the file, too.
+        values: further settings by dotted key, or sections as dictionaries; they win over the file, too.
         fallback: likewise, for settings that are 0 or not given by any of these.
 
     Raises:
@@ -79,7 +79,7 @@ def _read(source: str | Path) -> dict[str, Any]:
 
 
 def _defaults(method: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
-    """What a run has by default of the settings that a preset of a method sets; its rows are no part of it."""
+    """The defaults of those settings that a preset of a method sets, but for its rows."""
     found: dict[str, Any] = {}
     for key in method.keys() - {"rows"}:
         field = section.model_fields[key]

@@ -153,9 +153,7 @@ def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrain
         queue_batches=settings.queue_batches,
         queue_from_iteration=queue_from,
         freeze_prototypes=frozen,
-        lr_schedulers=build_cosine_schedulers(
-            optimizers, settings.steps, settings.learning_rate * FINAL_LR
-        ),
+        lr_schedulers=build_cosine_schedulers(optimizers, settings.steps, settings.learning_rate * FINAL_LR),
         iterations_per_epoch=min(config.epoch_steps, settings.steps),
         data_device=device,
         dataloader_num_workers=runtime.workers,

@@ -30,7 +30,7 @@ OF_EVERY_ROW = (
     "data.augmentation",
     "model.",
 )
-"""Settings that every row depends on. Where images lie is not one of them: the images themselves are compared."""
+"""Settings that every row depends on. Where images lie is none of them: the images are compared."""
 OURS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 """Names of files that a killed run was about to write."""
 
@@ -53,8 +53,8 @@ class Inputs:
 class Row:
     """The folder of a row.
 
-    Its files are ``inputs.json``, written when it begins, ``failed.json``, where it could not be trained to the end,
-    and ``result.json``, written when it is done.
+    Its files are ``inputs.json``, written when it begins, ``failed.json``, where it could not be trained to
+    the end, and ``result.json``, written when it is done.
 
     Args:
         run: folder of the run.
@@ -212,13 +212,16 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin that part again."
+            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin that part "
+            "again."
         ) from None
 
 
 def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
     flat = _flat(config.model_dump(mode="json"))
-    chosen = {k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)}
+    chosen = {
+        k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)
+    }
     return chosen | {"epoch_steps": min(config.epoch_steps, steps)}
 
 

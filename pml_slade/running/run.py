@@ -221,7 +221,9 @@ class Run:
             models = self._load(self._model_file(self.teacher))
         else:
             models = build_models(config, pretrained)
-        seed = int(np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0])
+        seed = int(
+            np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
+        )
         seed_everything(seed)
         trainer, average = method.build(job, models, folder)
         stage = Stage(

@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from ..methods import METHODS, Method, PoolMethod, find_method
-from ..methods.teacher import Teacher
 from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
+from ..methods.teacher import Teacher
 
 
 class DataConfig(Section):
@@ -27,8 +27,8 @@ class DataConfig(Section):
 
     kind: Literal["images", "omniglot", "glyphs", "given"] = Field(
         "images",
-        description="your own folders or CSV lists, Omniglot's layout, the embedded letters, or data sets given in "
-        "Python",
+        description="your own folders or CSV lists, Omniglot's layout, the embedded letters, or data sets "
+        "given in Python",
     )
     labeled: Path | None = Field(
         None,
@@ -42,12 +42,13 @@ class DataConfig(Section):
     )
     validation: Path | None = Field(
         None,
-        description="images: labeled, of classes not trained on; if it names a data set: that set's test split",
+        description="images: labeled, of classes not trained on; if it names a data set: that set's test "
+        "split",
     )
     test: Path | None = Field(
         None,
-        description="images: labeled, looked at once, at the very end; if it names a data set: that set's test "
-        "split; null: the test split of `labeled` where that names a data set",
+        description="images: labeled, looked at once, at the very end; if it names a data set: that set's "
+        "test split; null: the test split of `labeled` where that names a data set",
     )
     gallery: Path | None = Field(
         None,
@@ -152,12 +153,10 @@ class OwnSettings(Section):
     model_config = ConfigDict(extra="allow")
 
 
-MethodsConfig: Any = create_model(
-    "MethodsConfig",
-    __base__=OwnSettings,
-    __doc__="What each method needs beside the settings that all share.",
-    **{m.key: (m.Settings, m.Settings()) for m in METHODS.values() if m.Settings.model_fields},
-)
+_SECTIONS: dict[str, Any] = {
+    m.key: (m.Settings, m.Settings()) for m in METHODS.values() if m.Settings.model_fields
+}
+MethodsConfig: Any = create_model("MethodsConfig", __base__=OwnSettings, **_SECTIONS)
 
 
 class Config(Section):
@@ -168,15 +167,15 @@ class Config(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     rows: list[str] = Field(
         ["teacher", "slade"],
-        description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such as "
-        "my_package.MyMethod; none for `pml-slade pretrain`",
+        description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such "
+        "as my_package.MyMethod; none for `pml-slade pretrain`",
     )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     tolerance: float = Field(
         1.0,
         ge=0,
-        description="keep the last epoch whose validation MAP@R is less than this many points below the best; "
-        "0: keep the best one",
+        description="keep the last epoch whose validation MAP@R is less than this many points below the "
+        "best; 0: keep the best one",
     )
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -224,8 +223,8 @@ class Config(Section):
             and not any(m.reads_unlabeled_loss(self.student) for m in students)
         ):
             raise ValueError(
-                f"student.unlabeled_loss={self.student.unlabeled_loss.name}: no row of this run reads it, since "
-                "student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave this out"
+                f"student.unlabeled_loss={self.student.unlabeled_loss.name}: no row of this run reads it, "
+                "since student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave this out"
             )
         return self
 
@@ -235,7 +234,9 @@ class Config(Section):
             stages |= {"teacher": self.teacher, "student": self.student}
         for name, stage in stages.items():
             if stage.steps and stage.steps % min(stage.steps, self.epoch_steps):
-                raise ValueError(f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}")
+                raise ValueError(
+                    f"{name}.steps={stage.steps} must be a multiple of epoch_steps={self.epoch_steps}"
+                )
             if isinstance(stage, TrainingConfig) and stage.batch_size % stage.images_per_class:
                 raise ValueError(
                     f"{name}.batch_size={stage.batch_size} must be a multiple of "
@@ -244,8 +245,10 @@ class Config(Section):
 
     def _read_own_settings(self) -> None:
         """Check what stands under `methods` for methods that do not come with the package."""
-        given = self.methods.__pydantic_extra__
-        theirs = {method.key: method for method in self.chosen if method.key not in type(self.methods).model_fields}
+        given: dict[str, Any] = self.methods.__pydantic_extra__ or {}
+        theirs = {
+            method.key: method for method in self.chosen if method.key not in type(self.methods).model_fields
+        }
         for key in given:
             if key not in theirs:
                 known = [*type(self.methods).model_fields, *theirs]
@@ -254,11 +257,12 @@ class Config(Section):
         for key, method in theirs.items():
             values = given.get(key, {})
             try:
-                given[key] = method.Settings.model_validate(
-                    values.model_dump() if isinstance(values, Section) else values
-                )
+                dumped = values.model_dump() if isinstance(values, Section) else values
+                setattr(self.methods, key, method.Settings.model_validate(dumped))
             except ValidationError as error:
-                raise ValueError("\n".join(explain(e, method.Settings, f"methods.{key}.") for e in error.errors()))
+                raise ValueError(
+                    "\n".join(explain(e, method.Settings, f"methods.{key}.") for e in error.errors())
+                )
 
     def _check_data(self) -> None:
         if self.data.kind != "images":
@@ -280,7 +284,9 @@ def explain(error: Any, section: type[BaseModel], prefix: str = "") -> str:
     path = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path, all_keys(section, prefix), n=1, cutoff=0.0)
-        return f"{path}: unknown key" + (f"; did you mean {near[0]}?" if near else "; there is no setting here")
+        return f"{path}: unknown key" + (
+            f"; did you mean {near[0]}?" if near else "; there is no setting here"
+        )
     if error["type"] == "missing":
         return f"{path}: missing; give it in the config file or as {path}=..."
     if error["type"] == "value_error":

@@ -33,7 +33,8 @@ def check_teacher_of(run: Path, now: Inputs, lists: Mapping[str, list[str]]) -> 
     row = Row(run, Teacher.key)
     if not row.begun or row.result() is None or not teacher_file(run).exists():
         raise ConfigError(
-            f"teacher.run: {run} holds no finished teacher; give the folder of a run that does, or wait for it."
+            f"teacher.run: {run} holds no finished teacher; give the folder of a run that does, or wait for "
+            "it."
         )
     before = row.inputs()
     changes = [

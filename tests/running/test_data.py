@@ -5,14 +5,14 @@ import logging
 import pytest
 import torch
 from images import LABELED, PER_CLASS, drawings, small_config, splits, write_images
+from pml_slade.config import NamedConfig
 from pytorch_metric_learning import losses, miners
 
 from pml_slade import builders
-from pml_slade.config import NamedConfig
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import class_names
 from pml_slade.exceptions import ConfigError, DataError
-from pml_slade.pipeline import Pipeline
+from pml_slade.running.run import Run
 
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 
@@ -191,13 +191,13 @@ def test_a_batch_of_more_classes_than_are_labeled_is_refused(tmp_path, stage, in
     with pytest.raises(
         DataError, match=rf"{stage}\.batch_size=22 .* takes 11 classes .* 10 are labeled: lower {stage}"
     ):
-        Pipeline(config)
+        Run(config)
 
 
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path, in_memory):
     config = small_config(NOWHERE, tmp_path / "run", "student.unlabeled_batch_size=66")
     with pytest.raises(DataError, match=r"pool has 64 images.*student\.unlabeled_batch_size=66"):
-        Pipeline(config)
+        Run(config)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
 
     monkeypatch.setattr(builders, "build_splits", without_labels)
     with pytest.raises(ConfigError if "clusters" not in setting else ValueError, match=message):
-        Pipeline(small_config(NOWHERE, tmp_path / "run", setting), progress=False)
+        Run(small_config(NOWHERE, tmp_path / "run", setting), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_peers_loss_that_does_not_exist_is_refused(tmp_path, in_memory):
     settings = ("rows=[pseudo]", "peers.pseudo_loss.name=Contrastive")
     with pytest.raises(ConfigError, match=r"peers\.pseudo_loss\.name: .*ContrastiveLoss"):
-        Pipeline(small_config(NOWHERE, tmp_path / "run", *settings), progress=False)
+        Run(small_config(NOWHERE, tmp_path / "run", *settings), progress=False)
 
 
 @pytest.mark.parametrize("row", ["iterated", "slade"])
@@ -244,8 +244,8 @@ def test_weights_of_clusters_that_are_numbered_anew_are_refused(tmp_path, in_mem
         f"rows=[control, pseudo, {row}]",
     )
     with pytest.raises(ConfigError, match=r"relabel_every=3 .*ProxyNCALoss"):
-        Pipeline(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=3"))
-    Pipeline(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=0"))
+        Run(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=3"))
+    Run(small_config(NOWHERE, tmp_path / "run", *settings, "student.relabel_every=0"))
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -257,7 +257,7 @@ def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path, m
     made = type(full)(full.labeled, full.unlabeled, name="tiny", **given)
     monkeypatch.setattr(builders, "build_splits", lambda config: made)
     with pytest.raises(DataError, match=f"{part}.*two images"):
-        Pipeline(small_config(NOWHERE, tmp_path / "run"), progress=False)
+        Run(small_config(NOWHERE, tmp_path / "run"), progress=False)
 
 
 def test_the_models_file_says_how_to_rebuild_it(tmp_path):

@@ -14,11 +14,11 @@ from images import SMALL, small_config, write_images
 from typer.testing import CliRunner
 
 from pml_slade import cli, pretrain, stages
-from pml_slade.builders import build_models
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.models import build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
-from pml_slade.pipeline import Pipeline
-from pml_slade.pretrain import build_trainer, run_pretraining
+from pml_slade.running.models import build_models
+from pml_slade.running.pretraining import build_trainer, run_pretraining
+from pml_slade.running.run import Run
 
 SWAV = (
     "pretraining.steps=12",
@@ -48,7 +48,7 @@ def finished(folders, tmp_path_factory):
     """A run with all stages."""
     pytest.importorskip("lightly")
     output = tmp_path_factory.mktemp("finished") / "run"
-    Pipeline(config(folders, output), progress=False).run()
+    Run(config(folders, output), progress=False).run()
     return output
 
 
@@ -74,9 +74,9 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
 
     shutil.copytree(finished / "pretraining", tmp_path / "run" / "pretraining")
     settings = config(folders, tmp_path / "run")
-    monkeypatch.setattr("pml_slade.pipeline.run_stage", run_stage)
+    monkeypatch.setattr("pml_slade.running.run.run_stage", run_stage)
     with pytest.raises(KeyboardInterrupt):
-        Pipeline(settings, progress=False).run()
+        Run(settings, progress=False).run()
     saved = load_swav_checkpoint(swav_file(finished)).trunk
     assert all(torch.equal(value, saved[key]) for key, value in seen["trunk"].items())
     fresh = build_models(settings, swav_file(finished))["embedder"].state_dict()
@@ -84,7 +84,7 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
 
 
 def test_it_trains_on_labeled_and_unlabeled_images_and_never_on_held_out_ones(folders, tmp_path):
-    pipeline = Pipeline(config(folders, tmp_path / "run"), progress=False)
+    pipeline = Run(config(folders, tmp_path / "run"), progress=False)
     trainer = build_trainer(pipeline.config, pipeline._pretraining_images(), CPU)
     splits = pipeline.setup.splits
     assert len(trainer.dataset) == len(splits.labeled) + len(splits.unlabeled)
@@ -105,7 +105,7 @@ def test_train_goes_on_where_pretrain_ended(folders, finished, tmp_path, monkeyp
     output = tmp_path / "run"
     run_pretraining(config(folders, output, "rows=[]"), progress=False)
     monkeypatch.setattr(pretrain, "run_stage", None)  # it would be trained again by this
-    Pipeline(config(folders, output), progress=False).run()
+    Run(config(folders, output), progress=False).run()
     model = output / "slade" / "model.safetensors"
     assert model.read_bytes() == (finished / "slade" / "model.safetensors").read_bytes()
 
@@ -131,8 +131,8 @@ def test_how_long_need_not_be_said(tmp_path):
 KILLED = """
 import os, signal, sys
 from pml_slade import stages
-from pml_slade.config import load_config
-from pml_slade.pretrain import run_pretraining
+from pml_slade.running.loading import load_config
+from pml_slade.running.pretraining import run_pretraining
 real, left = stages.Checkpoints.save, int(sys.argv[1])
 def save(self, state, step):
     global left
@@ -167,7 +167,7 @@ def test_a_killed_one_goes_on_to_the_same_bits(folders, tmp_path):
 
 def test_a_run_without_rows_is_sent_to_pretrain(folders, tmp_path):
     with pytest.raises(ConfigError, match=r"rows is empty.*pml-slade pretrain"):
-        Pipeline(config(folders, tmp_path / "run", "rows=[]"), progress=False)
+        Run(config(folders, tmp_path / "run", "rows=[]"), progress=False)
 
 
 def test_pretrain_in_the_folder_of_a_run_leaves_its_settings(folders, finished):
@@ -180,15 +180,15 @@ def test_until_a_row_is_begun_its_settings_may_change_and_those_of_swav_may_not(
     pytest.importorskip("lightly")
     output = tmp_path / "run"
     run_pretraining(config(folders, output, "rows=[]"), progress=False)
-    Pipeline(config(folders, output, "student.lr=0.1"), progress=False)
+    Run(config(folders, output, "student.lr=0.1"), progress=False)
     with pytest.raises(ConfigError, match=r"pretraining\.steps: 12, now 24"):
-        Pipeline(config(folders, output, "pretraining.steps=24"), progress=False)
+        Run(config(folders, output, "pretraining.steps=24"), progress=False)
 
 
 def test_prototypes_of_a_file_use_the_queue_at_once(folders, tmp_path):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=40)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    images = Pipeline(given, progress=False)._pretraining_images()
+    images = Run(given, progress=False)._pretraining_images()
     trainer = build_trainer(given, images, CPU)
     assert (trainer.queue_batches, trainer.queue_from_iteration) == (2, 0)
     fresh = build_trainer(config(folders, tmp_path / "run", "pretraining.num_prototypes=40"), images, CPU)
@@ -209,7 +209,7 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=7)
     saved = load_swav_checkpoint(file)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    trainer = build_trainer(given, Pipeline(given, progress=False)._pretraining_images(), CPU)
+    trainer = build_trainer(given, Run(given, progress=False)._pretraining_images(), CPU)
     assert torch.equal(trainer.swav_loss.prototypes.heads[0].weight, saved.prototypes["weight"])
     assert torch.equal(trainer.models["embedder"][0].weight, saved.head["0.weight"])
     assert torch.equal(next(trainer.models["trunk"].parameters()), next(iter(saved.trunk.values())))
@@ -218,13 +218,13 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
 def test_parts_of_other_sizes_start_afresh_and_that_is_said(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", hidden=20, prototypes=7)
     given = config(folders, tmp_path / "run", f"model.weights={file}")
-    build_trainer(given, Pipeline(given, progress=False)._pretraining_images(), CPU)
+    build_trainer(given, Run(given, progress=False)._pretraining_images(), CPU)
     said = [record.message for record in caplog.records if "starts afresh" in record.message]
     assert any("projection head" in line and "(20," in line for line in said)
     assert any("prototypes" in line and "(7, 6)" in line for line in said)
 
 
-@pytest.mark.parametrize("stage", [Pipeline, run_pretraining])
+@pytest.mark.parametrize("stage", [Run, run_pretraining])
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [

@@ -11,7 +11,7 @@ from pytorch_metric_learning.trainers import MetricLossOnly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pml_slade.exceptions import SladeError
-from pml_slade.stages import Stage, run_stage, seed_everything
+from pml_slade.running.stages import Stage, run_stage, seed_everything
 
 STEPS, EPOCHS = 3, 4
 

@@ -5,8 +5,11 @@ import re
 import pytest
 import yaml
 from images import drawings, png
+from pml_slade.methods import METHODS
+from pml_slade.presets import preset_names
+from pml_slade.running.loading import load_config
+from pml_slade.running.settings import Config
 
-from pml_slade.config import ROWS, Config, load_config, presets
 from pml_slade.exceptions import ConfigError
 
 FOLDERS = ("data.labeled=a", "data.unlabeled=b")
@@ -23,7 +26,7 @@ def refusal(*overrides, source=None):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads(name):
     config = load_config(name, FOLDERS if name in ("s2", "best", "paper") else [])  # recipes, for any data
     assert config.data.kind == name if name in ("glyphs", "omniglot") else "images"
@@ -206,7 +209,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_key_and_itself(key, value
 def test_an_unknown_row_is_refused_with_the_known_ones():
     message = refusal("rows=[teacher, sclade]")
     assert message.startswith("rows: no row 'sclade'; did you mean slade? There are ")
-    assert all(row in message for row in ROWS)
+    assert all(row in message for row in METHODS)
 
 
 def test_a_margin_of_cosines_that_the_basis_does_not_take_is_refused():
@@ -328,11 +331,11 @@ def test_a_file_without_settings_is_refused(tmp_path, text, kind):
         load_config(file)
 
 
-def test_a_missing_file_lists_the_presets():
+def test_a_missing_file_lists_the_preset_names():
     with pytest.raises(ConfigError) as caught:
         load_config("nowhere.yaml")
     assert "nowhere.yaml" in str(caught.value)
-    assert all(name in str(caught.value) for name in presets())
+    assert all(name in str(caught.value) for name in preset_names())
 
 
 @pytest.mark.parametrize("text", ["student.lr", "=3", "student.lr:3"])

@@ -37,7 +37,7 @@ def child(config, started=None, kill_at=None, before=True):
     """Run in a process of its own; kill itself before or after it renames the n-th file."""
     import torch
 
-    from pml_slade.pipeline import Pipeline
+    from pml_slade.running.run import Run
 
     torch.set_num_threads(1)
     replace, calls = os.replace, 0
@@ -55,13 +55,13 @@ def child(config, started=None, kill_at=None, before=True):
         os.replace = killing
     if started is not None:
         started.set()
-    Pipeline(config, progress=False).run()
+    Run(config, progress=False).run()
 
 
 @pytest.fixture(scope="module")
 def context():
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["pml_slade.pipeline", "pml_slade.config", "pytest"])
+    made.set_forkserver_preload(["pml_slade.running.run", "pml_slade.running.loading", "pytest"])
     return made
 
 

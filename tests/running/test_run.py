@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from images import BEST, PAPER, drawings, png, small_config, splits, write_images
+from pml_slade.config import ROWS, BasisConfig, Config, Section
 from pytorch_metric_learning import trainers
 from pytorch_metric_learning.losses import (
     CrossBatchMemory,
@@ -22,13 +23,12 @@ from safetensors.torch import load_file
 
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer, builders, pipeline
 from pml_slade.clustering import cluster, embed
-from pml_slade.config import ROWS, BasisConfig, Config, Section
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
 from pml_slade.losses import ClusterBasisLoss
 from pml_slade.models import load_model
 from pml_slade.peers import MeanTeacherLoss, SelfTaughtLoss
-from pml_slade.pipeline import Pipeline
+from pml_slade.running.run import Run
 
 PAPER_ROWS = ["teacher", "control", "pseudo", "slade", "oracle"]
 STUDENTS = [row for row in ROWS if row not in ("teacher", "basis")]
@@ -54,7 +54,7 @@ class Run:
     def __call__(self, *overrides, folder="run"):
         self.folder = self.tmp_path / folder
         config = small_config(NOWHERE, self.folder, *overrides)
-        self.results = {r.row: r for r in Pipeline(config, progress=False).run()}
+        self.results = {r.row: r for r in Run(config, progress=False).run()}
         return self.results
 
     def _spy_on_training(self):
@@ -516,7 +516,7 @@ def folders(tmp_path_factory):
 
 def test_folders_of_mixed_images_are_all_it_takes(folders, tmp_path):
     config = small_config(folders, tmp_path / "run", "data.mode=RGB", "data.transform=photo")
-    teacher, slade = Pipeline(config, progress=False).run()
+    teacher, slade = Run(config, progress=False).run()
     assert 0 < slade.test["MAP@R"] <= 100
     assert teacher.test != slade.test
 
@@ -550,7 +550,7 @@ def test_bad_data_leaves_no_folder_behind(folders, tmp_path, part, fault):
     else:
         given, message = damaged(folders, tmp_path, part), r"damaged\.png"
     with pytest.raises(DataError, match=message):
-        Pipeline(small_config(given, tmp_path / "run"), progress=False).run()
+        Run(small_config(given, tmp_path / "run"), progress=False).run()
     assert not (tmp_path / "run").exists()
 
 
@@ -558,22 +558,22 @@ def test_a_damaged_labeled_image_may_be_removed_and_the_run_goes_on(folders, tmp
     given = damaged(folders, tmp_path, "labeled")
     config = small_config(given, tmp_path / "run", "rows=[teacher]", "data.validation_fraction=0")
     with pytest.raises(DataError, match=r"damaged\.png"):
-        Pipeline(config, progress=False).run()
+        Run(config, progress=False).run()
     next(given["labeled"].rglob("damaged.png")).unlink()
-    assert Pipeline(config, progress=False).run()[0].steps == 8
+    assert Run(config, progress=False).run()[0].steps == 8
 
 
 def test_test_images_in_the_pool_are_reported(folders, tmp_path):
     given = {**folders, "unlabeled": folders["test"]}
     config = small_config(given, tmp_path / "run", "rows=[teacher]")
-    Pipeline(config, progress=False).run()
+    Run(config, progress=False).run()
     report = json.loads((tmp_path / "run" / "environment.json").read_text())["duplicates"]
     assert report.startswith("pool against test: 32 exact")
 
 
 def test_duplicates_need_not_be_looked_for(folders, tmp_path):
     config = small_config(folders, tmp_path / "run", "rows=[teacher]", "data.check_duplicates=false")
-    Pipeline(config, progress=False).run()
+    Run(config, progress=False).run()
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert facts["duplicates"] == "not looked for"
 
@@ -612,7 +612,7 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     assert {len(names) for names in read.values()} == {0}
     assert len(read) >= 5
     for config in (mine, clusters):
-        Pipeline(config, progress=False).run()
+        Run(config, progress=False).run()
     for config in (omniglot, named):  # no images are needed to see what is asked of the settings
         with pytest.raises(DataError):
             builders.build_splits(config)
@@ -630,7 +630,7 @@ def test_an_omniglot_tree_runs_with_an_oracle(tmp_path, monkeypatch):
             (tmp_path / name).write_bytes(png(image))
     settings = ("data.kind=omniglot", f"data.root={tmp_path}", "data.labeled_alphabets=2", "rows=[oracle]")
     config = small_config({}, tmp_path / "run", *settings, "data.validation_fraction=0.25")
-    teacher, oracle = Pipeline(config, progress=False).run()
+    teacher, oracle = Run(config, progress=False).run()
     assert (teacher.row, oracle.row) == ("teacher", "oracle")
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())["data"]
     expected = omniglot_splits(tmp_path, 2, validation_fraction=0.25, image_size=16)
@@ -643,7 +643,7 @@ def test_the_config_in_the_folder_runs_again_as_it_is(run):
     written = yaml.safe_load((run.folder / "config.yaml").read_text())
     run.events.clear()
     config = Config.model_validate(written)
-    assert [r.row for r in Pipeline(config, progress=False).run()] == ["teacher", "slade"]
+    assert [r.row for r in Run(config, progress=False).run()] == ["teacher", "slade"]
     assert run.events == []
 
 
@@ -683,7 +683,7 @@ def test_settings_that_do_not_go_together_are_refused(run, settings, message):
 
 def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypatch):
     validated, labeled = [], []
-    measure, label = Pipeline._evaluate, PseudoLabelDataset.from_teacher
+    measure, label = Run._evaluate, PseudoLabelDataset.from_teacher
 
     def measured(self, models, *data):
         validated.append(parameters(torch.nn.ModuleDict(models)))
@@ -695,7 +695,7 @@ def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypa
 
     settings = (*BEST, "student.lr=0.01", "tolerance=100")
     run("rows=[teacher]", *settings)
-    monkeypatch.setattr(Pipeline, "_evaluate", measured)
+    monkeypatch.setattr(Run, "_evaluate", measured)
     monkeypatch.setattr(PseudoLabelDataset, "from_teacher", labels)
     run("rows=[teacher, slade]", *settings)
     trainer = run.trainers[1]
@@ -748,7 +748,7 @@ def test_a_pool_that_is_classified_is_shuffled_and_one_that_is_ranked_comes_by_c
 
 
 def test_a_memory_holds_more_than_a_batch(run):
-    run("rows=[memory]", "peers.memory_size=40")
+    run("rows=[memory]", "methods.memory.size=40")
     memory = run.trainers[1].loss_funcs["metric_loss"].losses["ranking"]
     assert isinstance(memory, CrossBatchMemory)
     assert memory.memory_size == 40

@@ -27,7 +27,7 @@ from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
 from pml_slade.losses import ClusterBasisLoss
 from pml_slade.models import load_model
-from pml_slade.peers import MeanTeacherLoss, SelfTaughtLoss
+from pml_slade.losses import MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.pipeline import Pipeline
 
 PAPER_ROWS = ["teacher", "control", "pseudo", "slade", "oracle"]

@@ -12,7 +12,7 @@ ROOT = Path(pml_slade.__file__).parent
 PACKAGE = "pml_slade"
 
 # Anybody may use these.
-LEAVES = {"compat", "exceptions", "evaluation"}
+LEAVES = {"checks", "compat", "exceptions", "evaluation"}
 TOPS = {"cli", "benchmarker", "reports"}
 
 # Units that may import these units (and the leaves), and nothing else of the package.
@@ -23,8 +23,8 @@ ONLY = {
     "miners": {"functional", "distances"},
     "trainers": {"functional", "distances", "losses", "miners", "datasets", "clustering"},
     "averages": set(),
-    "peers": {"functional", "datasets", "clustering", "trainers"},
     "exceptions": set(),
+    "checks": set(),
     "compat": set(),
     "evaluation": {"clustering"},
 }

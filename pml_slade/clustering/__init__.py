@@ -1,11 +1,13 @@
 """Embeddings to pseudo-labels (SLADE, stage 3)."""
 
-from .clusters import Clusters, Method, class_means, cluster, suggest_num_clusters, suggest_num_neighbours
+from .clustering import Clustering, Method, cluster
+from .clusters import Clusters, class_means, suggest_num_clusters, suggest_num_neighbours
 from .embedding import checked_embeddings, embed, unit_rows
 from .smoothing import smooth
 from .whitening import whiten
 
 __all__ = [
+    "Clustering",
     "Clusters",
     "Method",
     "checked_embeddings",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..checks import check_int, check_map_style
 from ..exceptions import DataError
 
 
@@ -60,8 +62,11 @@ def embed(
     model: torch.nn.Module,
     *,
     data_getter: Callable[[Any], Any] = _identity,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    batch_getter: Callable[[Any], torch.Tensor] = _identity,
     batch_size: int = 128,
     device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     num_workers: int = 0,
     progress: bool = True,
 ) -> np.ndarray:
@@ -71,8 +76,11 @@ def embed(
         dataset: map-style.
         model: (n, ...) -> (n, d). Put in eval mode for this, then back.
         data_getter: picks the data from an item.
+        collate_fn: makes a batch of what `data_getter` picked; default PyTorch's own.
+        batch_getter: picks the data, a tensor (n, ...), from a batch.
         batch_size: items at once.
         device: default where the model's parameters are.
+        dtype: data are cast to it; None leaves them as they are.
         num_workers: of the data loader.
         progress: show a progress bar.
 
@@ -80,27 +88,50 @@ def embed(
         (N, d) float32.
 
     Raises:
-        DataError: empty dataset, a model that does not give (n, d), values that are not finite.
+        ConfigError: batch_size below 1, num_workers below 0.
+        DataError: a dataset that is empty or not map-style, a model that does not give an embedding per item,
+            values that are not finite.
 
     Examples:
         >>> embed([torch.ones(3), torch.zeros(3)], torch.nn.Identity(), progress=False).shape
         (2, 3)
     """
+    check_map_style("dataset", dataset)
+    check_int("batch_size", batch_size, at_least=1)
+    check_int("num_workers", num_workers, at_least=0)
     if len(dataset) == 0:
         raise DataError("dataset is empty: there is nothing to embed.")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    loader = DataLoader(_DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers)
+    loader = DataLoader(
+        _DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn
+    )
+    parts: list[np.ndarray] = []
+    with _eval_mode(model):
+        for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress):
+            out = model(batch_getter(batch).to(device=device, dtype=dtype))
+            _check_output(out, min(batch_size, len(dataset) - batch_size * len(parts)))
+            parts.append(out.float().cpu().numpy())
+    return checked_embeddings(np.concatenate(parts))
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, and each of its modules back where it was."""
     was_training = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        parts = []
-        for data in tqdm(loader, desc="embedding", leave=False, disable=not progress):
-            out = model(data.to(device))
-            if out.ndim != 2:
-                raise DataError(f"the model must give (n, d) embeddings, got {tuple(out.shape)}.")
-            parts.append(out.float().cpu().numpy())
+        yield
     finally:
         for module, training in was_training.items():
             module.training = training
-    return checked_embeddings(np.concatenate(parts))
+
+
+def _check_output(out: torch.Tensor, items: int) -> None:
+    if out.ndim != 2:
+        raise DataError(f"the model must give (n, d) embeddings, got {tuple(out.shape)}.")
+    if len(out) != items:
+        raise DataError(
+            f"a batch of {items} items gave {len(out)} embeddings: the model, and collate_fn where there is "
+            "one, must give one for each item, in order."
+        )

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..clustering import Clusters, cluster, embed
-from ..exceptions import DataError
+from ..checks import check_map_style
+from ..clustering import Clustering, Clusters, embed
+from ..exceptions import ConfigError, DataError
 
 LEFT_OUT = -1
+LARGEST = np.iinfo(np.int64).max
 
 
 class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -35,7 +37,8 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         clusters: the clustering it came from, where `from_teacher` made it, else None.
 
     Raises:
-        DataError: labels of the wrong length or type, below -1, or nothing left; a bad offset.
+        DataError: a dataset that is not map-style; labels of the wrong length or type, below -1, or so large
+            that int64 cannot hold them with the offset; nothing left; a bad offset.
 
     Examples:
         >>> images = [("img0", 7), ("img1", 7), ("img2", 9)]
@@ -54,9 +57,10 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         data_getter: Callable[[Any], Any] | None = None,
         reason: str = "their pseudo-label is -1",
     ) -> None:
-        labels = _checked_labels(dataset, pseudo_labels)
+        check_map_style("dataset", dataset)
         if not isinstance(label_offset, (int, np.integer)) or label_offset < 0:
             raise DataError(f"label_offset must be an integer >= 0, got {label_offset!r}.")
+        labels = _checked_labels(dataset, pseudo_labels, int(label_offset))
         self.dataset = dataset
         self.label_offset = int(label_offset)
         self.data_getter = data_getter or first_of_item
@@ -76,10 +80,13 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         *,
         embed_dataset: Any = None,
         data_getter: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
         batch_size: int = 128,
         device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         num_workers: int = 0,
         progress: bool = True,
+        clustering: Clustering | None = None,
         **cluster_kwargs: Any,
     ) -> PseudoLabelDataset:
         """Embed `dataset` with a teacher, cluster it, and label it (SLADE, stage 3).
@@ -91,13 +98,18 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             label_offset: as in the constructor.
             embed_dataset: the same items under the transform used for evaluation; default `dataset`.
             data_getter: as in the constructor.
+            collate_fn: makes a batch to embed of the items' data; default PyTorch's own.
             batch_size: images embedded at once.
             device: where the teacher runs; default where its parameters are.
+            dtype: data are cast to it before they are embedded; None leaves them as they are.
             num_workers: of the data loader.
             progress: show a progress bar.
-            cluster_kwargs: see `clustering.cluster` (method, seed, min_cluster_size, ...).
+            clustering: how the embeddings are clustered; ``Clustering()`` does it as the preset `best`.
+            cluster_kwargs: in place of `clustering`, arguments of `clustering.cluster` (method, seed,
+                min_cluster_size, ...). Without either, k-means as it stands there.
 
         Raises:
+            ConfigError: settings of clustering that do not exist or are out of range.
             DataError: k above the pool, embeddings that are not finite, and whatever the constructor
                 refuses.
 
@@ -108,7 +120,12 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             >>> bool(pool.labels[0] == pool.labels[1] != pool.labels[2] == pool.labels[3])
             True
         """
+        if clustering is not None and cluster_kwargs:
+            raise ConfigError(f"clustering was given, so {', '.join(cluster_kwargs)} would not be looked at.")
+        clustering = Clustering.plain(**cluster_kwargs) if clustering is None else clustering
         source = dataset if embed_dataset is None else embed_dataset
+        check_map_style("dataset", dataset)
+        check_map_style("embed_dataset", source)
         if len(source) != len(dataset):
             raise DataError(
                 f"embed_dataset has {len(source)} items and dataset {len(dataset)}: they must be the "
@@ -118,12 +135,41 @@ class PseudoLabelDataset(torch.utils.data.Dataset[tuple[Any, int]]):
             source,
             teacher,
             data_getter=data_getter or first_of_item,
+            collate_fn=collate_fn,
             batch_size=batch_size,
             device=device,
+            dtype=dtype,
             num_workers=num_workers,
             progress=progress,
         )
-        clusters = cluster(embeddings, num_clusters, **cluster_kwargs)
+        return cls.from_clusters(dataset, clustering(embeddings, num_clusters), label_offset, data_getter)
+
+    @classmethod
+    def from_clusters(
+        cls,
+        dataset: Any,
+        clusters: Clusters,
+        label_offset: int = 0,
+        data_getter: Callable[[Any], Any] | None = None,
+    ) -> PseudoLabelDataset:
+        """Label `dataset` by a clustering of its embeddings.
+
+        Args:
+            dataset: the pool.
+            clusters: of an embedding per item of `dataset`, in its order.
+            label_offset: as in the constructor.
+            data_getter: as in the constructor.
+
+        Raises:
+            DataError: whatever the constructor refuses.
+
+        Examples:
+            >>> from pml_slade.clustering import cluster
+            >>> clusters = cluster(np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), num_clusters=2)
+            >>> pool = PseudoLabelDataset.from_clusters(["a", "b", "a"], clusters)
+            >>> bool(pool.labels[0] == pool.labels[2] != pool.labels[1])
+            True
+        """
         pool = cls(dataset, clusters.labels, label_offset, data_getter, reason=clusters.left_out_reason)
         pool.clusters = clusters
         return pool
@@ -165,7 +211,9 @@ def first_of_item(item: Any) -> Any:
     return item[0] if isinstance(item, (tuple, list)) else item
 
 
-def _checked_labels(dataset: Any, pseudo_labels: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+def _checked_labels(
+    dataset: Any, pseudo_labels: Sequence[int] | np.ndarray | torch.Tensor, label_offset: int
+) -> np.ndarray:
     labels = np.asarray(pseudo_labels.cpu() if torch.is_tensor(pseudo_labels) else pseudo_labels)
     if labels.ndim != 1 or len(labels) != len(dataset):
         raise DataError(
@@ -178,4 +226,9 @@ def _checked_labels(dataset: Any, pseudo_labels: Sequence[int] | np.ndarray | to
         raise DataError("pseudo_labels leave no sample to train on: all are -1 or there are none.")
     if labels.min() < LEFT_OUT:
         raise DataError(f"pseudo_labels must be >= -1 (-1: left out), got {labels.min()}.")
+    if int(labels.max()) + label_offset > LARGEST:
+        raise DataError(
+            f"pseudo_labels must fit into int64 with label_offset={label_offset}, got {labels.max()}: number "
+            "the clusters from 0."
+        )
     return labels.astype(np.int64)

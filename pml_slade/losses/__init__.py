@@ -2,5 +2,16 @@
 
 from .cluster_basis_loss import ClusterBasisLoss
 from .feature_basis_loss import FeatureBasisLoss
+from .mean_teacher_loss import MeanTeacherLoss
+from .memory import Memory
+from .self_taught_loss import SelfTaughtLoss
+from .two_views_loss import TwoViewsLoss
 
-__all__ = ["ClusterBasisLoss", "FeatureBasisLoss"]
+__all__ = [
+    "ClusterBasisLoss",
+    "FeatureBasisLoss",
+    "MeanTeacherLoss",
+    "Memory",
+    "SelfTaughtLoss",
+    "TwoViewsLoss",
+]

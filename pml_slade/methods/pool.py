@@ -164,15 +164,12 @@ def num_clusters(job: Job) -> int:
 
 
 def clustering(job: Job) -> dict[str, Any]:
-    """How the pool is clustered, as `clustering.cluster` takes it."""
-    from ..clustering import suggest_num_neighbours
-
+    """How the pool is clustered, as a SelfTrainingTrainer takes it."""
     student = job.student
-    neighbours = suggest_num_neighbours(len(job.images.splits.unlabeled), num_clusters(job))
     return {
         "method": student.clustering,
         "whitening": student.whitening,
-        "num_neighbours": neighbours if student.smooth else None,
+        "smooth": student.smooth,
         "seed": job.seed,
         "min_cluster_size": student.min_cluster_size,
         "progress": job.runtime.progress,

@@ -14,10 +14,10 @@ import torch
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
+from ..checks import check_int, check_map_style
 from ..compat import TrainerWithExtraKeys
 from ..exceptions import ConfigError, DataError
 from ..trainers.optimizers import check_optimizers
-from .views import check_int
 
 logger = logging.getLogger("pml_slade")
 
@@ -371,8 +371,7 @@ def _checked_loss(
 
 
 def _steps_of_pass(dataset: Any, batch_size: int) -> int:
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise DataError(f"dataset must be map-style, got {type(dataset).__name__}.")
+    check_map_style("dataset", dataset)
     if len(dataset) < batch_size:
         raise DataError(
             f"dataset has {len(dataset)} items, fewer than one batch of {batch_size}: lower batch_size."

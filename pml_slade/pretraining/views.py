@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ..checks import check_int
 from ..datasets.redrawing import Redraw
 from ..datasets.transforms import SquareResize, check_kind, photo_colours, to_tensor
 from ..exceptions import ConfigError
@@ -108,12 +109,6 @@ def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0
         }
     large, small = (v2.Compose(steps[use]) for use in ("global", "local"))
     return MultiCrop(large, small if num_local else None, num_local)
-
-
-def check_int(name: str, value: Any, at_least: int) -> None:
-    """Refuse what is no integer, or too small."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
 
 
 def _photo(size: int, area: tuple[float, float], mode: str) -> list[Any]:

@@ -258,7 +258,7 @@ def test_the_sentence_says_what_ward_merged(points):
 
 @pytest.mark.parametrize(("k", "merged"), [(3, 12), (8, 16)])
 def test_ward_merges_enough_small_clusters_for_any_number_of_them(points, monkeypatch, k, merged):
-    monkeypatch.setattr("pml_slade.clustering.clusters.WARD_POINTS", 12)
+    monkeypatch.setattr("pml_slade.clustering.clustering.WARD_POINTS", 12)
     assert cluster(points, k, method="ward").merged == merged
 
 
@@ -289,7 +289,7 @@ def test_k_means_of_smoothed_embeddings_has_means_of_the_embeddings_as_they_came
             "max_ward_points must be an integer, at least num_clus.*got 2",
         ),
         ({"method": "ward", "max_ward_points": 9.5}, "max_ward_points must be an integer.*got 9.5"),
-        ({"num_neighbours": 0}, "num_neighbours must be a positive integer, got 0"),
+        ({"num_neighbours": 0}, "num_neighbours must be an integer of at least 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(points, settings, message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pml_slade.clustering import embed
-from pml_slade.exceptions import DataError
+from pml_slade.exceptions import ConfigError, DataError
 
 
 class Recorder(torch.nn.Module):
@@ -88,3 +88,69 @@ def test_the_data_getter_picks_from_each_item():
 def test_what_cannot_be_embedded_is_refused(data, message):
     with pytest.raises(DataError, match=message):
         embed(data, torch.nn.Identity(), progress=False)
+
+
+def test_a_collate_function_pads_items_of_unequal_length():
+    items = [torch.ones(n) for n in (3, 1, 2)]
+    out = embed(
+        items,
+        lambda_module(lambda x: x),
+        collate_fn=lambda batch: torch.nn.utils.rnn.pad_sequence(batch, batch_first=True),
+        progress=False,
+    )
+    assert out.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+
+
+def test_a_batch_getter_picks_the_data_of_a_batch():
+    items = [(torch.full((2,), float(i)), i) for i in range(5)]
+    out = embed(items, torch.nn.Identity(), batch_getter=lambda b: b[0] * 10, batch_size=2, progress=False)
+    assert out[:, 0].tolist() == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("given", [torch.uint8, torch.float64, torch.float16])
+def test_data_are_cast_to_the_type_asked_for(given):
+    items = [torch.full((4,), 3, dtype=given)] * 2
+    out = embed(items, torch.nn.Linear(4, 2), dtype=torch.float32, progress=False)
+    assert out.shape == (2, 2)
+
+
+@pytest.mark.parametrize("rows", [0, 3, 59, 61])
+def test_a_model_that_gives_another_number_of_embeddings_is_refused(rows):
+    with pytest.raises(DataError, match=f"a batch of 60 items gave {rows} embeddings"):
+        embed([torch.zeros(4)] * 60, lambda_module(lambda x: torch.zeros(rows, 8)), progress=False)
+
+
+def test_a_collate_function_that_makes_two_views_is_refused():
+    with pytest.raises(DataError, match="a batch of 3 items gave 6 embeddings: the model, and collate_fn"):
+        embed([torch.zeros(4)] * 3, torch.nn.Identity(), collate_fn=lambda b: torch.stack(b * 2), progress=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("num_workers", -1)])
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be an integer of at least"):
+        embed([torch.zeros(2)], torch.nn.Identity(), progress=False, **{name: value})
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Iterable, with a length."""
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return iter([torch.zeros(2)] * 3)
+
+
+def test_an_iterable_data_set_is_refused_even_with_a_length():
+    with pytest.raises(DataError, match="dataset must be a map-style dataset.* got Stream"):
+        embed(Stream(), torch.nn.Identity(), progress=False)
+
+
+def lambda_module(function):
+    """A module that does what a function does."""
+
+    class Wrapped(torch.nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    return Wrapped()

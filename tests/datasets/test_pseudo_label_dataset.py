@@ -10,8 +10,8 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from torch.utils.data import DataLoader, TensorDataset
 
 from pml_slade import PseudoLabelDataset
-from pml_slade.clustering import embed
-from pml_slade.exceptions import DataError
+from pml_slade.clustering import Clustering, embed
+from pml_slade.exceptions import ConfigError, DataError
 
 TRUE_LABEL = 777
 
@@ -174,6 +174,7 @@ def test_a_duplicate_holds_the_same(duplicate):
         ([None] * 6, "must be integers"),
         ([-1] * 6, "leave no sample"),
         ([0, 1, -2, 0, 0, 0], "must be >= -1.*got -2"),
+        (np.array([0, 1, 2, 0, 0, 2**63], np.uint64), "must fit into int64.*got 9223372036854775808"),
     ],
 )
 def test_labels_of_the_wrong_length_type_or_range_are_refused(labels, message):
@@ -190,6 +191,30 @@ def test_an_empty_dataset_is_refused():
 def test_a_bad_offset_is_refused(offset):
     with pytest.raises(DataError, match="label_offset must be an integer >= 0"):
         PseudoLabelDataset(MapStyle(), LABELS, label_offset=offset)
+
+
+def test_labels_that_no_longer_fit_with_their_offset_are_refused():
+    largest = np.iinfo(np.int64).max
+    assert PseudoLabelDataset(MapStyle(), [largest] * 6).labels.max() == largest
+    with pytest.raises(DataError, match="must fit into int64 with label_offset=1"):
+        PseudoLabelDataset(MapStyle(), [largest] * 6, label_offset=1)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Iterable, with a length."""
+
+    def __len__(self):
+        return 6
+
+    def __iter__(self):
+        return iter([torch.zeros(2)] * 6)
+
+
+def test_an_iterable_data_set_is_refused_even_with_a_length():
+    with pytest.raises(DataError, match="dataset must be a map-style dataset.* got Stream"):
+        PseudoLabelDataset(Stream(), LABELS)
+    with pytest.raises(DataError, match="embed_dataset must be a map-style dataset.* got Stream"):
+        PseudoLabelDataset.from_teacher(MapStyle(), torch.nn.Identity(), 2, embed_dataset=Stream())
 
 
 # From a teacher
@@ -284,3 +309,33 @@ def test_from_teacher_uses_the_data_getter_for_both():
 def test_from_teacher_refuses_what_cannot_be_clustered(images, teacher, k, message):
     with pytest.raises(DataError, match=message):
         PseudoLabelDataset.from_teacher(images, teacher, k, progress=False)
+
+
+def test_from_teacher_clusters_as_best_does_where_it_is_asked_to():
+    images = list(torch.randn(60, 6))
+    pool = PseudoLabelDataset.from_teacher(
+        images, torch.nn.Identity(), 12, clustering=Clustering(), progress=False
+    )
+    expected = Clustering()(torch.stack(images).numpy(), 12)
+    assert pool.pseudo_labels.tolist() == expected.labels.tolist()
+    assert pool.clusters.merged == 60
+
+
+def test_from_teacher_answers_an_unknown_setting_by_the_names_of_those_that_there_are():
+    with pytest.raises(ConfigError, match="no setting neighbours; it has method, whitening, smooth"):
+        PseudoLabelDataset.from_teacher(blobs(), torch.nn.Identity(), 3, neighbours=4)
+    with pytest.raises(ConfigError, match="clustering was given, so seed would not be looked at"):
+        PseudoLabelDataset.from_teacher(blobs(), torch.nn.Identity(), 3, clustering=Clustering(), seed=4)
+
+
+def test_from_teacher_pads_and_casts_as_it_is_told_to():
+    items = [torch.arange(1 + i % 2, dtype=torch.uint8) + 1 for i in range(8)]
+    pool = PseudoLabelDataset.from_teacher(
+        items,
+        torch.nn.Linear(2, 3),
+        2,
+        collate_fn=lambda batch: torch.nn.utils.rnn.pad_sequence(batch, batch_first=True),
+        dtype=torch.float32,
+        progress=False,
+    )
+    assert len(set(pool.labels[::2].tolist())) == len(set(pool.labels[1::2].tolist())) == 1

@@ -25,9 +25,8 @@ from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer,
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
-from pml_slade.losses import ClusterBasisLoss
+from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.models import load_model
-from pml_slade.peers import MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.running.run import Run
 
 PAPER_ROWS = ["teacher", "control", "pseudo", "slade", "oracle"]

@@ -5,12 +5,12 @@ import re
 import pytest
 import yaml
 from images import drawings, png
+
+from pml_slade.exceptions import ConfigError
 from pml_slade.methods import METHODS
 from pml_slade.presets import preset_names
 from pml_slade.running.loading import load_config
 from pml_slade.running.settings import Config
-
-from pml_slade.exceptions import ConfigError
 
 FOLDERS = ("data.labeled=a", "data.unlabeled=b")
 

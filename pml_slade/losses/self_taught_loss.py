@@ -6,17 +6,11 @@ that they share; the student's distances follow. Where the paper leaves somethin
 keep their length, and a sample makes no pair with itself.
 """
 
-from collections.abc import Iterator
-
-import faiss
-import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
-from torch.utils.data import Sampler
 
-from ..clustering import checked_embeddings, unit_rows
+from ..checks import check_int
 from ..functional import EPS, at_least_float32
 
 
@@ -149,7 +143,7 @@ class SelfTaughtLoss(torch.nn.Module):
         delta: float = 1.0,
         normalize_student: bool = False,
     ) -> None:
-        _check_count("num_neighbours", num_neighbours)
+        check_int("num_neighbours", num_neighbours, at_least=1)
         for name, value in (("sigma", sigma), ("delta", delta)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}.")
@@ -179,77 +173,3 @@ class SelfTaughtLoss(torch.nn.Module):
             student = F.normalize(student, dim=1, eps=EPS)
         similarity = semantic_similarity(teacher, self.num_neighbours, self.sigma)
         return relaxed_contrastive_loss(pairwise_distances(student), similarity.to(student), self.delta)
-
-
-class NeighbourBatches(Sampler[int]):
-    """Batches of random queries, each followed by its nearest neighbours (Section 3 of the paper).
-
-    Consecutive runs of `batch_size` indices are the batches: give a DataLoader the same batch size. The
-    queries of a batch differ, and so do the samples of a query's group; a neighbour may stand in several
-    groups. Queries come from numpy's global generator, as in PML's samplers.
-
-    Args:
-        embeddings: (N, d), any float type; compared by cosine.
-        batch_size: a multiple of `num_neighbours`; 120 in the authors' code.
-        num_neighbours: size of a group, the query itself included; 5 in the authors' code.
-        num_batches: batches per pass.
-
-    Raises:
-        ValueError: a size out of range, or sizes that do not fit each other or the pool.
-        DataError: embeddings of a bad shape or with values that are not finite.
-
-    Examples:
-        >>> pool = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> batches = NeighbourBatches(pool, batch_size=2, num_neighbours=2, num_batches=3)
-        >>> len(batches), sorted(list(batches)[:2]) in ([0, 1], [2, 3])
-        (6, True)
-    """
-
-    def __init__(
-        self, embeddings: np.ndarray, batch_size: int, num_neighbours: int, num_batches: int
-    ) -> None:
-        for name, count in (
-            ("batch_size", batch_size),
-            ("num_neighbours", num_neighbours),
-            ("num_batches", num_batches),
-        ):
-            _check_count(name, count)
-        self._unit = unit_rows(checked_embeddings(embeddings))
-        if batch_size % num_neighbours:
-            raise ValueError(
-                f"batch_size must be a multiple of num_neighbours={num_neighbours}, got {batch_size}."
-            )
-        self.queries_per_batch = batch_size // num_neighbours
-        if max(self.queries_per_batch, num_neighbours) > len(self._unit):
-            raise ValueError(
-                f"{self.queries_per_batch} queries with {num_neighbours} neighbours each do not fit a pool "
-                f"of {len(self._unit)} samples; lower batch_size or num_neighbours."
-            )
-        self.batch_size = batch_size
-        self.num_neighbours = num_neighbours
-        self.num_batches = num_batches
-        self._index = faiss.IndexFlatIP(self._unit.shape[1])
-        self._index.add(self._unit)
-
-    def __len__(self) -> int:
-        return self.num_batches * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        drawn = [
-            c_f.NUMPY_RANDOM.choice(len(self._unit), self.queries_per_batch, replace=False)
-            for _ in range(self.num_batches)
-        ]
-        return iter(self._groups(np.concatenate(drawn)).ravel().tolist())
-
-    def _groups(self, queries: np.ndarray) -> np.ndarray:
-        """Each query and its nearest others, shape (q, num_neighbours)."""
-        _, found = self._index.search(self._unit[queries], self.num_neighbours)
-        # Among duplicates a query may be found late, or not at all.
-        itself_last = np.argsort(found == queries[:, None], axis=1, kind="stable")
-        others = np.take_along_axis(found, itself_last, axis=1)[:, :-1]
-        return np.concatenate([queries[:, None], others], axis=1)
-
-
-def _check_count(name: str, count: int) -> None:
-    if int(count) != count or count < 1:
-        raise ValueError(f"{name} must be a positive integer, got {count!r}.")

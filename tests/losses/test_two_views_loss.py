@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning import losses
 from reference import cosine, rows
 
-from pml_slade.peers import TwoViewsLoss
+from pml_slade.losses import TwoViewsLoss
 
 WRAPPER = getattr(losses, "SelfSupervisedLoss", None)
 needs_wrapper = pytest.mark.skipif(WRAPPER is None, reason="SelfSupervisedLoss came with 2.x")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import cosine, rows
 
-from pml_slade.peers import MeanTeacherLoss
+from pml_slade.losses import MeanTeacherLoss
 
 DTYPES = [torch.float16, torch.float32, torch.float64]
 

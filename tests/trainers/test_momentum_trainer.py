@@ -7,7 +7,8 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from pml_slade import PseudoLabelDataset
 from pml_slade.averages import ModelAverage
 from pml_slade.exceptions import ConfigError, DataError
-from pml_slade.peers import MeanTeacherLoss, MomentumTrainer, SelfTaughtLoss, SelfTaughtTrainer
+from pml_slade.losses import MeanTeacherLoss, SelfTaughtLoss
+from pml_slade.trainers import MomentumTrainer, SelfTaughtTrainer
 
 
 def two_views(items):

@@ -6,7 +6,7 @@ import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-from pml_slade.peers import Memory
+from pml_slade.losses import Memory
 
 
 def batch():

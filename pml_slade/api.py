@@ -184,7 +184,8 @@ def train(
         unlabeled: the pool: a folder, a list or a data set; its labels are not read.
         test: labeled images of other classes, measured once, at the end.
         output: folder of the run; repeat the call to resume it.
-        validation: labeled images of further classes, to choose the epoch by; None: a fifth of the labeled ones.
+        validation: labeled images of further classes, to choose the epoch by; None: a fifth of
+            the labeled ones.
         gallery: what the test images are searched in; None: among themselves.
         splits: all of these at once, in place of them.
         config: YAML files or presets, such as "glyphs" or ["omniglot", "paper"].

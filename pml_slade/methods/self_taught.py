@@ -32,7 +32,7 @@ class SelfTaught(MeanTeacher):
 
     def trainer_class(self) -> Any:
         """One that draws nearest neighbours."""
-        from ..trainers import SelfTaughtTrainer
+        from ..trainers.momentum_trainer import SelfTaughtTrainer
 
         return SelfTaughtTrainer
 

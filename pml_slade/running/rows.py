@@ -212,8 +212,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin that part "
-            "again."
+            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin it again."
         ) from None
 
 
@@ -237,7 +236,7 @@ def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _is_further(changed: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether all that has changed is that there are more steps, at a rate that does not depend on how many."""
+    """Whether there are more steps and no other change, at a rate that does not depend on their number."""
     if not changed:
         return True
     [key, *others] = changed

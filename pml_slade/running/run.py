@@ -107,7 +107,7 @@ class Run:
         return results
 
     def best(self, results: list[Result]) -> Result:
-        """The row whose model is the run's: that which validates best, or the last one where none validates."""
+        """The row whose model is the run's: the one that validates best; without validation, the last one."""
         bounds = {method.key for method in self.config.chosen if method.is_bound}
         usable = [result for result in results if result.row not in bounds]
         validated = [result for result in usable if result.validation is not None]
@@ -159,13 +159,14 @@ class Run:
         config = self.config
         if method.starts_from_teacher:
             done = Row(self.folder, self.teacher.key).is_done_with(self._inputs(self.teacher))
-            return file_digest(self._model_file(self.teacher)) if done else NOT_TRAINED
-        if config.teacher.run is not None:
-            return file_digest(teacher_file(config.teacher.run))
-        if config.pretraining.steps:
+            file = self._model_file(self.teacher) if done else None
+        elif config.teacher.run is not None:
+            file = teacher_file(config.teacher.run)
+        elif config.pretraining.steps:
             file = pretraining.pretrained_file(config)
-            return file_digest(file) if file.exists() else NOT_TRAINED
-        return None
+        else:
+            return None
+        return file_digest(file) if file is not None and file.exists() else NOT_TRAINED
 
     def _result(self, method: Method) -> Result:
         """Train and measure a row, unless that is done."""
@@ -244,7 +245,7 @@ class Run:
         return stage
 
     def _pretrained(self) -> Path | None:
-        """The file of the pretrained trunk, where the run has that stage; it is trained if it is not there."""
+        """The file of the pretrained trunk, where the run has that stage; trained if it is not there."""
         config, validation = self.config, self.splits.validation
         if not config.pretraining.steps:
             return None

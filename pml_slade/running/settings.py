@@ -224,7 +224,8 @@ class Config(Section):
         ):
             raise ValueError(
                 f"student.unlabeled_loss={self.student.unlabeled_loss.name}: no row of this run reads it, "
-                "since student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave this out"
+                "since student.basis.clusters=true learns from the pool by Eq. 3; make it false, or leave "
+                "this out"
             )
         return self
 
@@ -260,9 +261,8 @@ class Config(Section):
                 dumped = values.model_dump() if isinstance(values, Section) else values
                 setattr(self.methods, key, method.Settings.model_validate(dumped))
             except ValidationError as error:
-                raise ValueError(
-                    "\n".join(explain(e, method.Settings, f"methods.{key}.") for e in error.errors())
-                )
+                wrong = [explain(e, method.Settings, f"methods.{key}.") for e in error.errors()]
+                raise ValueError("\n".join(wrong)) from None
 
     def _check_data(self) -> None:
         if self.data.kind != "images":

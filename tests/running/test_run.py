@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from images import BEST, PAPER, drawings, png, small_config, splits, write_images
-from pml_slade.config import ROWS, BasisConfig, Config, Section
 from pytorch_metric_learning import trainers
 from pytorch_metric_learning.losses import (
     CrossBatchMemory,
@@ -21,24 +20,29 @@ from pytorch_metric_learning.losses import (
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 from safetensors.torch import load_file
 
-from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer, builders, pipeline
+from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
 from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
+from pml_slade.methods import METHODS
+from pml_slade.methods.settings import BasisConfig, Section
 from pml_slade.models import load_model
+from pml_slade.running import data as run_data
+from pml_slade.running import run as run_module
 from pml_slade.running.run import Run
+from pml_slade.running.settings import Config
 
-PAPER_ROWS = ["teacher", "control", "pseudo", "slade", "oracle"]
-STUDENTS = [row for row in ROWS if row not in ("teacher", "basis")]
+PAPER_METHODS = ["teacher", "control", "pseudo", "slade", "oracle"]
+STUDENTS = [row for row in METHODS if row not in ("teacher", "basis")]
 ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
-PEERS = [row for row in STUDENTS if row not in PAPER_ROWS]
+PEERS = [row for row in STUDENTS if row not in PAPER_METHODS]
 AVERAGED = "student.average=0.9"  # mean teachers need it
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES, POOL_CLASSES = 24, 32, 64, 8
 
 
-class Run:
+class Recorded:
     """Runs settings on data in memory, and keeps every trainer and every measurement in their order."""
 
     def __init__(self, tmp_path, monkeypatch):
@@ -46,7 +50,7 @@ class Run:
         self.data = splits()
         self.trainers, self.events = [], []
         self.scores = None
-        monkeypatch.setattr(builders, "build_splits", lambda config: self.data)
+        monkeypatch.setattr(run_data, "build_splits", lambda config: self.data)
         self._spy_on_training()
         self._spy_on_measuring()
 
@@ -68,7 +72,7 @@ class Run:
         self.monkeypatch.setattr(trainers.BaseTrainer, "train", spy)
 
     def _spy_on_measuring(self):
-        measure = pipeline.evaluate
+        measure = run_module.evaluate
 
         def spy(embeddings, labels):
             part = {VALIDATION_IMAGES: "validation", TEST_IMAGES: "test"}[len(labels)]
@@ -78,7 +82,7 @@ class Run:
                 result["MAP@R"] = self.scores.pop(0)
             return result
 
-        self.monkeypatch.setattr(pipeline, "evaluate", spy)
+        self.monkeypatch.setattr(run_module, "evaluate", spy)
 
     def model(self, row, turn=""):
         return load_model(self.folder / row / turn)
@@ -90,7 +94,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    return Run(tmp_path, monkeypatch)
+    return Recorded(tmp_path, monkeypatch)
 
 
 def contents(file):
@@ -108,7 +112,7 @@ def test_all_rows_take_the_same_steps_and_see_the_same_images(run):
     assert {results[row].steps for row in STUDENTS} == {8}
     assert {results[row].images for row in STUDENTS} == {8 * 16}
     assert (results["teacher"].steps, results["teacher"].images) == (8, 8 * 8)
-    assert {r.title for r in results.values()} == {ROWS[row] for row in results}
+    assert {r.title for r in results.values()} == {METHODS[row].title for row in results}
     for result in results.values():
         assert set(result.test) == set(result.validation) == {"MAP@R", "RP", "P@1"}
 
@@ -192,7 +196,7 @@ def test_clusters_are_as_large_as_labeled_classes_unless_told(run):
 def clustered_by(run, model, k):
     """The pool's clusters under a model, as the pipeline should find them."""
     config = small_config(NOWHERE, run.folder)
-    images = builders.with_transform(run.data.unlabeled, config.data, train=False)
+    images = run_data.build_views(config, run.data).plain(run.data.unlabeled)
     vectors = embed(images, model, data_getter=lambda item: item[0], progress=False)
     return cluster(vectors, k, seed=0).labels
 
@@ -398,7 +402,7 @@ def test_proxies_have_the_rate_of_their_stage_in_every_row(run):
         "teacher.loss.name=ProxyAnchorLoss",
         "student.loss.name=ProxyAnchorLoss",
         "student.unlabeled_loss.name=ContrastiveLoss",
-        "student.basis.lr=0.5",
+        *(f"{stage}.basis.lr=0.5" for stage in ("teacher", "student")),
         "rows=[control, slade]",
     )
     for trainer in run.trainers:
@@ -441,12 +445,28 @@ def test_the_folder_holds_all_that_was_promised(run):
         assert json.loads((run.folder / row / "result.json").read_text()) == asdict(results[row])
     written = json.loads((run.folder / "results.json").read_text())
     assert written == [asdict(results[row]) for row in ("teacher", "control", "slade")]
-    assert contents(run.folder / "model.safetensors") == run.weights("slade")
+    best = max(results.values(), key=lambda r: r.validation["MAP@R"]).row
+    assert contents(run.folder / "model.safetensors") == run.weights(best)
 
 
-def test_without_slade_the_model_of_the_folder_is_that_of_the_last_row(run):
+@pytest.mark.parametrize(("scores", "best"), [((20, 30, 25), "control"), ((40, 30, 25), "teacher")])
+def test_the_model_of_the_folder_is_that_of_the_row_that_validates_best(run, scores, best):
     run("rows=[control, pseudo]")
-    assert contents(run.folder / "model.safetensors") == run.weights("pseudo")
+    run.scores = [score for score in scores for _ in range(3)]  # two epochs, and once more in the end
+    run("rows=[control, pseudo]", folder="again")
+    assert contents(run.folder / "model.safetensors") == run.weights(best)
+
+
+def test_the_model_of_the_folder_is_never_the_oracles(run):
+    run.scores = [float(10 * n) for n in range(1, 7)]
+    run("rows=[oracle]")
+    assert contents(run.folder / "model.safetensors") == run.weights("teacher")
+
+
+def test_without_validation_the_model_of_the_folder_is_that_of_the_last_row(run):
+    run.data = splits(validation=False)
+    run("rows=[slade, control]")
+    assert contents(run.folder / "model.safetensors") == run.weights("control")
 
 
 def test_the_model_file_embeds_as_the_trained_model_does(run):
@@ -463,9 +483,9 @@ def test_results_are_those_of_the_model_file(run):
     config = small_config(NOWHERE, run.folder)
     for row in ("teacher", "slade"):
         for part, found in (("validation", results[row].validation), ("test", results[row].test)):
-            dataset = builders.with_transform(getattr(run.data, part), config.data, train=False)
+            dataset = run_data.build_views(config, run.data).plain(getattr(run.data, part))
             vectors = embed(dataset, run.model(row), data_getter=lambda item: item[0], progress=False)
-            assert pipeline.evaluate(vectors, dataset.labels) == pytest.approx(found)
+            assert run_module.evaluate(vectors, dataset.labels) == pytest.approx(found)
 
 
 def test_the_same_command_again_trains_and_measures_nothing(run):
@@ -479,11 +499,11 @@ def test_the_same_command_again_trains_and_measures_nothing(run):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("student.lr=0.5", "student.lr: 0.001, now 0.5"), ("seed=3", "seed: 0, now 3")],
+    [("teacher.lr=0.5", "teacher.lr: 0.001, now 0.5"), ("seed=3", "seed: 0, now 3")],
 )
 def test_other_settings_in_the_same_folder_are_refused_with_what_changed(run, change, message):
     run("rows=[teacher]")
-    with pytest.raises(ConfigError, match="holds a run with other settings; give another output") as caught:
+    with pytest.raises(ConfigError, match="was begun with other settings; give another output") as caught:
         run("rows=[teacher]", change)
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [message]
 
@@ -496,7 +516,8 @@ def test_a_row_may_be_added_and_only_it_is_trained(run):
     assert list(results) == ["teacher", "pseudo", "slade"]
     assert [type(t) for t in run.trainers] == [SelfTrainingTrainer]
     assert run.weights("pseudo") == before
-    assert contents(run.folder / "model.safetensors") == run.weights("slade")
+    best = max(results.values(), key=lambda r: r.validation["MAP@R"]).row
+    assert contents(run.folder / "model.safetensors") == run.weights(best)
     assert [r["row"] for r in json.loads((run.folder / "results.json").read_text())] == list(results)
 
 
@@ -614,7 +635,7 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
         Run(config, progress=False).run()
     for config in (omniglot, named):  # no images are needed to see what is asked of the settings
         with pytest.raises(DataError):
-            builders.build_splits(config)
+            run_data.build_splits(config)
     assert {kind.__name__: names - read[kind] for kind, names in sections().items()} == {
         kind.__name__: set() for kind in sections()
     }
@@ -730,13 +751,14 @@ def test_the_best_method_has_a_vector_for_each_cluster(run):
 @pytest.mark.parametrize(
     ("setting", "loss"),
     [
-        ("peers.pseudo_loss={name: TripletMarginLoss}", "TripletMarginLoss"),
-        ("student.unlabeled_loss={name: TripletMarginLoss}", "TripletMarginLoss"),
-        ("peers.pseudo_loss=null", "ContrastiveLoss"),
+        ("loss={name: TripletMarginLoss}", "TripletMarginLoss"),
+        ("unlabeled_loss={name: TripletMarginLoss}", "TripletMarginLoss"),
+        ("loss=null", "ContrastiveLoss"),
     ],
 )
 def test_students_on_pseudo_labels_rank_the_pool_as_they_are_told(run, setting, loss):
-    run("rows=[pseudo, iterated]", *BEST, setting)
+    of = ("student",) if setting.startswith("unlabeled") else ("methods.pseudo", "methods.iterated")
+    run("rows=[pseudo, iterated]", *BEST, *(f"{section}.{setting}" for section in of))
     for trainer in run.trainers[1:]:
         assert type(trainer.loss_funcs["unlabeled_metric_loss"]).__name__ == loss
 
@@ -758,7 +780,7 @@ def test_a_memory_holds_more_than_a_batch(run):
     ("row", "loss"), [("mean_teacher", MeanTeacherLoss), ("self_taught", SelfTaughtLoss)]
 )
 def test_momentum_teachers_see_another_view_of_the_same_images(run, row, loss):
-    run(f"rows=[{row}]", *BEST, f"peers.{row}_weight=0.5")
+    run(f"rows=[{row}]", *BEST, f"methods.{row}.weight=0.5")
     trainer = run.trainers[1]
     assert isinstance(trainer.loss_funcs["unlabeled_metric_loss"], loss)
     assert trainer.loss_weights["unlabeled_metric_loss"] == 0.5

@@ -155,7 +155,7 @@ class WatchedPipeline(Pipeline):
 
 def measure(stage: Stage, setup: Setup) -> Numbers:
     """Measure a student as it stands, by the models that are validated: the averaged, if there are any."""
-    student, pool = setup.config.student, stage.trainer.unlabeled_dataset
+    student, pool = setup.config.student, stage.trainer.pool
     basis = deepcopy(stage.trainer.loss_funcs.get("basis_loss"))
     if basis is not None:
         basis.cpu()
@@ -217,7 +217,7 @@ def pairs_as_trained(
     Eq. 6, thresholds of Eq. 7, come from such batches.
     """
     trainer = stage.trainer
-    pool = trainer.unlabeled_dataset
+    pool = trainer.pool
     collate = trainer.collate_fn or default_collate
     model = embedding_model(deepcopy(trainer.models))  # batch norm would go on counting
     labels, size = trainer.dataset.labels, student.batch_size

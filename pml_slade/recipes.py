@@ -38,11 +38,17 @@ from .datasets import PseudoLabelDataset
 from .datasets.pseudo_label_dataset import LEFT_OUT
 from .datasets.splits import Splits
 from .exceptions import ConfigError, DataError
-from .losses import ClusterBasisLoss, FeatureBasisLoss
+from .losses import (
+    ClusterBasisLoss,
+    FeatureBasisLoss,
+    MeanTeacherLoss,
+    Memory,
+    SelfTaughtLoss,
+    TwoViewsLoss,
+)
 from .miners import ThresholdPairMiner
-from .peers import MeanTeacherLoss, Memory, MomentumTrainer, SelfTaughtLoss, SelfTaughtTrainer, TwoViewsLoss
-from .trainers import SelfTrainingTrainer
-from .trainers.pool_labeling import check_relabeling
+from .trainers import MomentumTrainer, SelfTaughtTrainer, SelfTrainingTrainer
+from .trainers.checks import check_relabeling
 
 logger = logging.getLogger("pml_slade")
 
@@ -299,7 +305,7 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
         "num_clusters": _num_clusters(setup),
         "cluster_kwargs": _clustering(setup),
         "relabel_every": _relabel_every(setup, row),
-        "end_of_labeling_hook": lambda trainer: _write_labels(trainer.unlabeled_dataset, folder),
+        "end_of_labeling_hook": lambda trainer: _write_labels(trainer.pool, folder),
     }
     if row == "oracle":
         offset = setup.splits.labeled.num_classes

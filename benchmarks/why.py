@@ -160,7 +160,7 @@ class WatchedPipeline(Run):
 
 def measure(stage: Stage, run: Run) -> Numbers:
     """Measure a student as it stands, by the models that are validated: the averaged, if there are any."""
-    student, pool = run.config.student, stage.trainer.unlabeled_dataset
+    student, pool = run.config.student, stage.trainer.pool
     basis = deepcopy(stage.trainer.loss_funcs.get("basis_loss"))
     if basis is not None:
         basis.cpu()
@@ -214,7 +214,7 @@ def pairs_as_trained(
     Eq. 6, thresholds of Eq. 7, come from such batches.
     """
     trainer = stage.trainer
-    pool = trainer.unlabeled_dataset
+    pool = trainer.pool
     collate = trainer.collate_fn or default_collate
     model = embedding_model(deepcopy(trainer.models))  # batch norm would go on counting
     labels, size = trainer.dataset.labels, student.batch_size

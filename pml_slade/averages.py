@@ -56,7 +56,8 @@ class ModelAverage:
     def update(self, models: dict[str, torch.nn.Module]) -> None:
         """Take in the weights of one more step."""
         for name, averaged in self._averaged.items():
-            averaged.update_parameters(models[name])
+            if any(True for _ in (*averaged.module.parameters(), *averaged.module.buffers())):
+                averaged.update_parameters(models[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds."""

@@ -47,11 +47,15 @@ class TrainerWithExtraKeys(trainers.BaseTrainer):
 
     if LEGACY:
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("dtype", None)
+        def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+            self.dtype = dtype
             if kwargs.get("mining_funcs") is None:
                 kwargs["mining_funcs"] = {}
             super().__init__(*args, **kwargs)
+
+        def get_trunk_output(self, data: Any) -> Any:
+            """Cast data to `dtype`, as 2.x does."""
+            return self.models["trunk"](data.to(device=self.data_device, dtype=self.dtype))
 
     def modify_schema(self) -> None:
         """Allow the extra keys (2.x)."""

@@ -13,5 +13,9 @@ class DataError(SladeError, ValueError):
     """Images, labels, pseudo-labels or embeddings cannot be used as they are."""
 
 
+class DivergedError(SladeError, ArithmeticError):
+    """Training has diverged: a loss or an embedding is not finite."""
+
+
 class CheckpointError(SladeError, RuntimeError):
     """A checkpoint or weights file is missing, damaged, or belongs to something else."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -101,6 +101,9 @@ class CollateViews:
         >>> images.shape, labels.tolist()
         (torch.Size([4, 1, 28, 28]), [5, 7, 5, 7])
     """
+
+    plain: Callable[[Sequence[Any]], Any] = staticmethod(default_collate)
+    """Does the same for images that are embedded: one view, as it comes."""
 
     def __init__(self, redraw: Redraw | None, views: int = 1) -> None:
         self.redraw = redraw

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pytorch_metric_learning.losses import CrossBatchMemory
+from torch import Tensor
 
-STATE = ("embedding_memory", "label_memory", "queue_idx", "has_been_filled")
+QUEUE = ("embedding_memory", "label_memory", "queue_idx", "has_been_filled")
+"""What PML's CrossBatchMemory remembers; its own state dict lacks some of it, or all."""
 
 
 class Memory(CrossBatchMemory):
@@ -27,9 +29,10 @@ class Memory(CrossBatchMemory):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What PML's state dict lacks."""
-        return {name: getattr(self, name) for name in STATE}
+        return {name: getattr(self, name) for name in QUEUE}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        for name in STATE:
-            setattr(self, name, state[name])
+        for name in QUEUE:
+            value = state[name]
+            setattr(self, name, value.clone() if isinstance(value, Tensor) else value)

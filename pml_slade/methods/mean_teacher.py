@@ -25,7 +25,7 @@ class MeanTeacher(TwoViewsMethod):
 
     def trainer_class(self) -> Any:
         """One that shows the average other views."""
-        from ..trainers.momentum_trainer import MomentumTrainer
+        from ..trainers import MomentumTrainer
 
         return MomentumTrainer
 

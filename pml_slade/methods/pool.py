@@ -180,6 +180,6 @@ def write_labels(trainer: Any, folder: Path) -> None:
     """Write the pool's labels for people: training goes on from the checkpoints alone."""
     from ..checkpoints import write_array_atomic, write_json_atomic
 
-    pool = trainer.unlabeled_dataset
+    pool = trainer.pool
     write_json_atomic(folder / "clusters.json", {"summary": str(pool.clusters)})
     write_array_atomic(folder / "pseudo_labels.npy", pool.pseudo_labels)

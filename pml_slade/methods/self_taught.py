@@ -32,7 +32,7 @@ class SelfTaught(MeanTeacher):
 
     def trainer_class(self) -> Any:
         """One that draws nearest neighbours."""
-        from ..trainers.momentum_trainer import SelfTaughtTrainer
+        from ..trainers import SelfTaughtTrainer
 
         return SelfTaughtTrainer
 

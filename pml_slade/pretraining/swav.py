@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -15,9 +15,9 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from ..checks import check_int, check_map_style
-from ..compat import TrainerWithExtraKeys
 from ..exceptions import ConfigError, DataError
-from ..trainers.optimizers import check_optimizers
+from ..trainers import StatefulTrainer
+from ..trainers.checks import check_optimizers
 
 logger = logging.getLogger("pml_slade")
 
@@ -178,7 +178,7 @@ class SwAVLoss(torch.nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class SwAVTrainer(TrainerWithExtraKeys):
+class SwAVTrainer(StatefulTrainer):
     """Pretrains a trunk by SwAV on images without labels (Caron et al., NeurIPS 2020).
 
     The assignment of one view to the prototypes, balanced over batch and queue, is predicted from the
@@ -298,6 +298,19 @@ class SwAVTrainer(TrainerWithExtraKeys):
         if self.get_global_iteration() < self.freeze_prototypes:
             for parameter in self.swav_loss.prototypes.parameters():
                 parameter.grad = None
+
+    def metrics(self) -> dict[str, float]:
+        """Return ``prototypes_in_use``, see SwAVLoss."""
+        return {"prototypes_in_use": self.swav_loss.prototypes_in_use}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is watched for a collapse."""
+        return {"entropies": list(self._entropies), "warned": self._warned}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on watching."""
+        self._entropies = deque(state["entropies"], maxlen=COLLAPSE_STEPS)
+        self._warned = state["warned"]
 
     def _watch_collapse(self) -> None:
         loss = self.swav_loss

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from ..averages import ModelAverage
 from ..checkpoints import Checkpoints
 from ..compat import silent_epochs
-from ..exceptions import SladeError
-from ..pretraining import SwAVTrainer
-from ..trainers import SelfTrainingTrainer
+from ..exceptions import DivergedError
+from ..trainers import load_trainer_state, trainer_metrics, trainer_state
+from ..trainers.checks import check_finite
 
 logger = logging.getLogger("pml_slade")
 
@@ -81,7 +81,7 @@ def run_stage(stage: Stage) -> None:
     epoch that is as good but for that.
 
     Raises:
-        SladeError: the loss is not finite.
+        DivergedError: the loss is not finite.
         CheckpointError: checkpoints exist, but none can be read.
     """
     checkpoints = Checkpoints(stage.folder / "checkpoints")
@@ -125,36 +125,22 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
     def after_step(t: Any) -> None:
         if stage.average is not None:
             stage.average(t)
+        check_finite(t)
         values = {name: float(torch.as_tensor(value).detach()) for name, value in t.losses.items()}
-        if not math.isfinite(values["total_loss"]):
-            raise SladeError(
-                f"{stage.name}: the loss became {values['total_loss']} in step "
-                f"{t.get_global_iteration() + 1} ({values}). Lower the learning rate; what was trained until "
-                f"the last checkpoint is kept in {stage.folder}."
-            )
-        for name, value in (values | _watched(t)).items():
+        for name, value in (values | trainer_metrics(t)).items():
             totals[name] = totals.get(name, 0.0) + value / t.iterations_per_epoch
         bar.update()
 
     trainer.end_of_iteration_hook = after_step
-    trainer.train(start_epoch=epoch, num_epochs=epoch)
+    try:
+        trainer.train(start_epoch=epoch, num_epochs=epoch)
+    except DivergedError as error:
+        raise DivergedError(
+            f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
+        ) from None
     # Loader processes of later loaders would inherit these, and stumble over them when they end.
     trainer.dataloader_iter = trainer.unlabeled_dataloader_iter = None
     return totals
-
-
-def _watched(trainer: Any) -> Metrics:
-    """What explains a student, similarity statistics and mined pairs; of SwAV, the prototypes in use."""
-    values: Metrics = {}
-    if isinstance(trainer, SwAVTrainer):
-        values["prototypes_in_use"] = trainer.swav_loss.prototypes_in_use
-    basis = trainer.loss_funcs.get("basis_loss")
-    if basis is not None and basis.regularizer is not None:
-        values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}
-    miner = trainer.mining_funcs.get("unlabeled_miner")
-    if miner is not None:
-        values |= {"mined_pos": float(miner.num_pos_pairs), "mined_neg": float(miner.num_neg_pairs)}
-    return values
 
 
 def seed_everything(seed: int, *parts: int) -> None:
@@ -179,24 +165,13 @@ def _keep_best(stage: Stage, epoch: int, row: Metrics) -> None:
         stage.best = {"score": max(row["MAP@R"], highest), "epoch": epoch, "models": models}
 
 
-def _parts(stage: Stage) -> dict[str, dict[str, Any]]:
-    """Everything that has state; a loss that stands under two names is saved twice, which is harmless."""
-    trainer = stage.trainer
-    return {
-        "models": trainer.models,
-        "losses": trainer.loss_funcs,
-        "optimizers": trainer.optimizers,
-        "lr_schedulers": trainer.lr_schedulers,
-        "average": {} if stage.average is None else {"models": stage.average},
-    }
-
-
 def _state(stage: Stage) -> dict[str, Any]:
-    parts = {name: {k: v.state_dict() for k, v in part.items()} for name, part in _parts(stage).items()}
-    state: dict[str, Any] = {"parts": parts, "history": stage.history, "best": stage.best}
-    if isinstance(stage.trainer, SelfTrainingTrainer):
-        state["pseudo_labels"] = torch.from_numpy(stage.trainer.unlabeled_dataset.pseudo_labels)
-    return state
+    return {
+        "trainer": trainer_state(stage.trainer),
+        "average": None if stage.average is None else stage.average.state_dict(),
+        "history": stage.history,
+        "best": stage.best,
+    }
 
 
 def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
@@ -204,11 +179,10 @@ def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
     if found is None:
         return 0
     epoch, state = found
-    for name, part in _parts(stage).items():
-        _load(part, state["parts"][name])
+    load_trainer_state(stage.trainer, state["trainer"])
+    if stage.average is not None:
+        stage.average.load_state_dict(state["average"])
     stage.history, stage.best = state["history"], state["best"]
-    if isinstance(stage.trainer, SelfTrainingTrainer):
-        stage.trainer.restore_pool(state["pseudo_labels"])
     logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
     return epoch
 

@@ -1,5 +1,21 @@
 """Trainers."""
 
+from .checks import check_relabeling
+from .momentum_trainer import MomentumTrainer, SelfTaughtTrainer
+from .neighbour_batches import NeighbourBatches
+from .pool_labeler import PoolLabeler
 from .self_training_trainer import SelfTrainingTrainer
+from .state import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
 
-__all__ = ["SelfTrainingTrainer"]
+__all__ = [
+    "MomentumTrainer",
+    "NeighbourBatches",
+    "PoolLabeler",
+    "SelfTaughtTrainer",
+    "SelfTrainingTrainer",
+    "StatefulTrainer",
+    "check_relabeling",
+    "load_trainer_state",
+    "trainer_metrics",
+    "trainer_state",
+]

@@ -1,4 +1,4 @@
-"""Trainers of peers, in which a momentum teacher looks at another view of the pool's images."""
+"""Trainers in which a momentum teacher looks at another view of the pool's images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..exceptions import ConfigError, DataError
-from ..trainers import SelfTrainingTrainer
-from .stml import NeighbourBatches
+from .neighbour_batches import NeighbourBatches
+from .pool_reader import Collate
+from .self_training_trainer import SelfTrainingTrainer, plain_collate
 
 
 class MomentumTrainer(SelfTrainingTrainer):
@@ -29,6 +30,10 @@ class MomentumTrainer(SelfTrainingTrainer):
         if self.teacher is None:
             raise ConfigError("teacher: give the `models` of a ModelAverage that follows the student.")
 
+    def _embedding_collate(self) -> Collate | None:
+        """That of the labeled images: the pool's makes two views."""
+        return self.clustering_collate_fn or plain_collate(self.collate_fn)
+
     def get_batch(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return a labeled batch and the first views of an unlabeled one; keep the second views."""
         labeled, (views, labels) = super().get_batch()
@@ -42,7 +47,7 @@ class MomentumTrainer(SelfTrainingTrainer):
         """Return what the loss says of the student's and the teacher's embeddings."""
         teacher = self._teacher().eval()
         with torch.no_grad():
-            taught = teacher(self._second_views.to(self.data_device))
+            taught = teacher(self._second_views.to(device=self.data_device, dtype=self.dtype))
         loss: Tensor = self.loss_funcs["unlabeled_metric_loss"](embeddings, taught)
         return loss
 
@@ -68,7 +73,8 @@ class SelfTaughtTrainer(MomentumTrainer):
         self.unlabeled_dataloader_iter = None  # other neighbours
 
     def _default_unlabeled_sampler(self) -> NeighbourBatches:
-        pool, size = self.unlabeled_dataset, self.unlabeled_batch_size
-        embeddings = self._embed_pool(pool, self._teacher())[pool.indices]
+        pool, size = self.pool, self.unlabeled_batch_size
+        assert pool is not None  # it has been labeled
+        embeddings = self.labeler.embed(self._teacher())[pool.indices]
         steps = self.iterations_per_epoch or len(pool) // size
         return NeighbourBatches(embeddings, size, self.neighbours, steps)

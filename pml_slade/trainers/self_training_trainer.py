@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,40 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from ..compat import TrainerWithExtraKeys
-from ..datasets.pseudo_label_dataset import PseudoLabelDataset
+from ..checks import check_int
+from ..clustering import Clustering, class_means, suggest_num_clusters
+from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
-from .optimizers import check_optimizers
-from .pool_labeling import PoolLabeling
+from ..losses import ClusterBasisLoss
+from .checks import (
+    check_cluster_losses,
+    check_finite_embeddings,
+    check_optimizers,
+    check_relabeling,
+    with_default_weights,
+    with_unlabeled_loss,
+)
+from .cluster_vectors import cluster_losses, forget_memories, learned_vectors, start_vectors
+from .pool_labeler import PoolLabeler, clustering_and_embedding
+from .pool_reader import Collate, PoolReader, kept_of
+from .state import StatefulTrainer
 
 logger = logging.getLogger("pml_slade")
 
-LOSS_WEIGHTS = {"metric_loss": 1.0, "unlabeled_metric_loss": 1.0, "basis_loss": 0.25}
 
-
-class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
+class SelfTrainingTrainer(StatefulTrainer):
     """Trains a student on labeled and pseudo-labeled images and a feature basis, jointly (SLADE, Eq. 9).
 
     ``L = L_rank(labeled) + lambda1 * L_rank(unlabeled) + lambda2 * L_Basis(both)``, with one forward pass
     a step over both halves of the batch. All else is PML's BaseTrainer: its hooks, samplers, schedulers,
-    `freeze_these` and `data_and_label_getter`.
+    `freeze_these`, `collate_fn`, `dtype` and `data_and_label_getter`.
+
+    The pool is read by the rules for the labeled images, to embed it and to train on it: its items go
+    through `collate_fn`, its batches through `data_and_label_getter`, and data become `dtype`. Items that are
+    data alone come to `collate_fn` as pairs (data, label). The pool's own functions go first where there are
+    any: `unlabeled_collate_fn`, and a PseudoLabelDataset's `data_getter`, whose pairs (data, label) need no
+    `data_and_label_getter`. Where a collate function pads each batch to a length of its own, the two halves
+    go through the models one after the other.
 
     Args:
         models: ``trunk`` and, unless the trunk embeds by itself, ``embedder``; they start as they come.
@@ -44,24 +61,36 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
             The `models` of a ModelAverage that follows in training make for better labels. A dict is taken
             to embed as the models do, a module is not: clusters' vectors then start from the models' means.
         clustering_dataset: the raw pool under the transform used for evaluation; default the pool as is.
-        cluster_kwargs: see `clustering.cluster`.
-        relabel_every: label the pool anew after so many epochs; 0: never. The teacher should be one that
+        clustering_collate_fn: makes batches of `clustering_dataset`. Default: what makes batches of the pool,
+            or its attribute `plain` if it has one, as collate functions of this package have that augment.
+        cluster_kwargs: a `clustering.Clustering` (``Clustering()`` is that of the preset `best`), or arguments
+            of `clustering.cluster`, which is k-means by default, and `progress` or `batch_size` of embedding.
+        relabel_every: relabel the pool after so many epochs; 0: never. The teacher should be one that
             learns meanwhile.
         unlabeled_batch_size: unlabeled images a step; default `batch_size`.
         unlabeled_images_per_class: of a pseudo-class in a batch; None shuffles the pool, for losses that
             do not look at pairs.
-        unlabeled_sampler: default PML's MPerClassSampler, or shuffling where there are too few
+        unlabeled_sampler: draws indices of `unlabeled_dataset`. Images of a raw pool that clustering leaves
+            out are skipped. Default: PML's MPerClassSampler, or shuffling where there are too few
             pseudo-classes to fill a batch.
-        unlabeled_collate_fn: default `collate_fn`.
+        unlabeled_collate_fn: makes batches of the pool; default `collate_fn`.
         end_of_labeling_hook: called with the trainer when it has labeled the pool.
         basis_warmup: for so many iterations the basis alone is trained, on detached embeddings.
         mining_funcs: ``tuple_miner`` for labeled pairs, ``unlabeled_miner`` for unlabeled ones.
         loss_weights: any of the three; the others keep lambda1 = 1, lambda2 = 0.25.
         kwargs: everything else that PML's BaseTrainer takes.
 
+    Attributes:
+        unlabeled_dataset: the pool as it was given.
+        pool: the PseudoLabelDataset that is trained on; None until a raw pool has been labeled.
+        labeler: the PoolLabeler that labels the pool.
+
     Raises:
         ConfigError: losses, miners, optimizers or sizes that do not fit each other.
-        DataError: a pool that cannot be used, or pseudo-labels that collide with the true ones.
+        DataError: labeled images or a pool that cannot be used, or pseudo-labels that collide with the true
+            ones.
+        DivergedError: in training, a loss or an embedding that is not finite; the weights are those before
+            that step.
 
     Examples:
         >>> from pytorch_metric_learning.losses import ContrastiveLoss
@@ -81,6 +110,8 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         ...     dataloader_num_workers=0,
         ... )
         >>> trainer.train(num_epochs=1)
+        >>> trainer.pool
+        PseudoLabelDataset(16 samples in 2 pseudo-classes)
     """
 
     extra_loss_keys = ("unlabeled_metric_loss", "basis_loss")
@@ -98,33 +129,39 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         teacher: torch.nn.Module | dict[str, torch.nn.Module] | None = None,
         *,
         clustering_dataset: Any = None,
-        cluster_kwargs: dict[str, Any] | None = None,
+        clustering_collate_fn: Collate | None = None,
+        cluster_kwargs: Clustering | Mapping[str, Any] | None = None,
         relabel_every: int = 0,
         unlabeled_batch_size: int | None = None,
         unlabeled_images_per_class: int | None = 4,
         unlabeled_sampler: Any = None,
-        unlabeled_collate_fn: Callable[[list[Any]], Any] | None = None,
+        unlabeled_collate_fn: Collate | None = None,
         end_of_labeling_hook: Callable[[SelfTrainingTrainer], Any] | None = None,
         basis_warmup: int = 0,
         mining_funcs: dict[str, Any] | None = None,
         loss_weights: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_int("batch_size", batch_size, at_least=1)
+        check_int("basis_warmup", basis_warmup, at_least=0)
+        for name, size in (
+            ("unlabeled_batch_size", unlabeled_batch_size),
+            ("unlabeled_images_per_class", unlabeled_images_per_class),
+        ):
+            if size is not None:
+                check_int(name, size, at_least=1)
         self.unlabeled_dataset = unlabeled_dataset
-        self.num_clusters = num_clusters
         self.teacher = teacher
-        self.clustering_dataset = clustering_dataset
-        self.cluster_kwargs = cluster_kwargs or {}
-        self.relabel_every = relabel_every
-        self.unlabeled_batch_size = unlabeled_batch_size or batch_size
+        self.unlabeled_batch_size = batch_size if unlabeled_batch_size is None else unlabeled_batch_size
         self.unlabeled_images_per_class = unlabeled_images_per_class
         self.unlabeled_sampler = unlabeled_sampler
         self.unlabeled_collate_fn = unlabeled_collate_fn
+        self.clustering_collate_fn = clustering_collate_fn
         self.end_of_labeling_hook = end_of_labeling_hook
         self.basis_warmup = basis_warmup
         self.unlabeled_dataloader_iter: Any = None
-        self._pool_is_ready, self._epoch_begun = False, 0
-        loss_funcs = _with_unlabeled_loss(loss_funcs)
+        self._vectors_started, self._epoch_begun = False, 0
+        loss_funcs = with_unlabeled_loss(loss_funcs)
         super().__init__(
             models=dict(models),
             optimizers=optimizers,
@@ -132,7 +169,7 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
             loss_funcs=loss_funcs,
             dataset=dataset,
             mining_funcs=mining_funcs,
-            loss_weights=_with_default_weights(loss_funcs, loss_weights),
+            loss_weights=with_default_weights(loss_funcs, loss_weights),
             **kwargs,
         )
         if basis_warmup and not self._weighs("basis_loss"):
@@ -140,26 +177,136 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
                 f"basis_warmup={basis_warmup}, but there is no basis_loss to warm up, or its weight is 0."
             )
         check_optimizers(self)
-        self._check_cluster_losses()
+        check_cluster_losses(self._cluster_losses(), self.loss_funcs.get("basis_loss"))
+        given = unlabeled_dataset if isinstance(unlabeled_dataset, PseudoLabelDataset) else None
+        self.pool: PseudoLabelDataset | None = given
+        self.labeler = self._build_labeler(num_clusters, clustering_dataset, cluster_kwargs, relabel_every)
+        self._check_size(len(unlabeled_dataset))
+        self._check_clustering()
         self._check_schedule()
-        self._check_pool()
+        if given is not None:
+            self._check_offset(given)
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
             if isinstance(part, torch.nn.Module):
                 part.to(self.data_device)
 
+    # How the pool gets its labels
+
+    def label_pool(self) -> None:
+        """Give the pool the labels that the teacher, as it is now, finds by clustering."""
+        pool = self.labeler.label(self._teacher())
+        logger.info("%s; %s", pool, pool.clusters)
+        self._start_vectors(pool)
+        forget_memories(self.loss_funcs["unlabeled_metric_loss"])
+        self._use_pool(pool)
+        if self.end_of_labeling_hook is not None:
+            self.end_of_labeling_hook(self)
+
+    def restore_pool(self, pseudo_labels: Any, label_offset: int | None = None) -> None:
+        """Go on with labels that were made before, and with clusters' vectors as they are.
+
+        Args:
+            pseudo_labels: one per image of the pool, without offset, -1 to leave it out.
+            label_offset: default: that of the labels the pool has, or would get.
+        """
+        if label_offset is None:
+            label_offset = self.labeler.label_offset if self.pool is None else self.pool.label_offset
+        self._use_pool(self.labeler.with_labels(pseudo_labels, label_offset))
+
+    def _build_labeler(
+        self, num_clusters: int | None, view: Any, cluster_kwargs: Any, relabel_every: int
+    ) -> PoolLabeler:
+        images, data_getter = self.unlabeled_dataset, None
+        if self.pool is not None:
+            images = self.pool.dataset
+            data_getter = None if self.pool.data_getter is first_of_item else self.pool.data_getter
+        clustering, embedding = clustering_and_embedding(cluster_kwargs)
+        return PoolLabeler(
+            images=images,
+            num_clusters=self._default_num_clusters(images) if num_clusters is None else num_clusters,
+            label_offset=self._num_annotated(),
+            view=view,
+            clustering=clustering,
+            relabel_every=relabel_every,
+            data_getter=data_getter,
+            reader=self._build_reader(data_getter),
+            **embedding,
+        )
+
+    def _build_reader(self, data_getter: Any) -> PoolReader:
+        """Who reads the pool: a pool that brings a function of its own for it gives pairs (data, label)."""
+        own = self.pool is not None and (data_getter is not None or self.unlabeled_collate_fn is not None)
+        return PoolReader(
+            getter=None
+            if own or self.data_and_label_getter is c_f.return_input
+            else self.data_and_label_getter,
+            collate_fn=self.unlabeled_collate_fn or self.collate_fn,
+            embedding_collate_fn=self._embedding_collate(),
+            device=self.data_device,
+            dtype=self.dtype,
+            num_workers=self.dataloader_num_workers,
+        )
+
+    def _embedding_collate(self) -> Collate | None:
+        return self.clustering_collate_fn or plain_collate(self.unlabeled_collate_fn or self.collate_fn)
+
+    def _teacher(self) -> torch.nn.Module:
+        return _as_module(self.models if self.teacher is None else self.teacher).to(self.data_device)
+
+    def _use_pool(self, pool: PseudoLabelDataset) -> None:
+        self._check_size(len(pool))
+        self._check_offset(pool)
+        self.pool = pool
+        self._vectors_started, self.unlabeled_dataloader_iter = True, None
+
+    def _cluster_losses(self) -> list[ClusterBasisLoss]:
+        return cluster_losses(self.loss_funcs["unlabeled_metric_loss"])
+
+    def _start_vectors(self, pool: PseudoLabelDataset) -> None:
+        """Let a loss with a vector per cluster start from the pool's centroids.
+
+        When the pool is relabeled, vectors start from what was learned.
+        """
+        for loss in self._cluster_losses():
+            vectors = self._learned(loss, pool) if self._vectors_started else self._centroids(pool)
+            start_vectors(loss, vectors, self.optimizers.values())
+
+    def _centroids(self, pool: PseudoLabelDataset) -> np.ndarray:
+        follows = self.teacher is None or isinstance(self.teacher, dict)  # it embeds as the models do
+        if pool.clusters is not None and follows:
+            return pool.clusters.centroids
+        model = self._teacher() if follows else _as_module(self.models)
+        return class_means(self.labeler.embed(model), pool.pseudo_labels)
+
+    def _learned(self, loss: ClusterBasisLoss, pool: PseudoLabelDataset) -> np.ndarray:
+        assert self.pool is not None  # vectors have started
+        learned = learned_vectors(loss, self.pool.pseudo_labels, pool.pseudo_labels)
+        unknown = ~learned.any(axis=1)
+        if unknown.any():
+            learned[unknown] = self._centroids(pool)[unknown]
+        return learned
+
+    # Steps
+
     def initialize_dataloader(self) -> None:
         """Make the labeled loader; a raw pool gets its pseudo-labels here, before the first step."""
-        if not self._pool_is_ready:
-            if isinstance(self.unlabeled_dataset, PseudoLabelDataset):
-                self._start_clusters(self.unlabeled_dataset)
-                self._pool_is_ready = True
-            else:
-                self.label_pool()
+        if self.sampler is None and len(self.dataset) < self.batch_size:
+            raise DataError(
+                f"dataset has {len(self.dataset)} samples, fewer than one batch of {self.batch_size}, so that "
+                "nothing would be trained: lower batch_size."
+            )
+        if self.pool is None:
+            self.label_pool()
+        elif not self._vectors_started:
+            self._start_vectors(self.pool)
+            self._vectors_started = True
         super().initialize_dataloader()
+        if not self.iterations_per_epoch:
+            raise _no_batch("dataset", "sampler", self.batch_size)
         self.unlabeled_dataloader_iter, self._epoch_begun = None, 0
 
     def set_to_train(self) -> None:
-        """Begin an epoch: label the pool anew where that is due."""
+        """Begin an epoch: relabel the pool where that is due."""
         epoch = getattr(self, "epoch", 0)  # it is not there before training: somebody takes steps by hand
         if self._epoch_begun != epoch:  # this is also called within epochs, by batch mining
             self._epoch_begun = epoch
@@ -167,28 +314,36 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
         super().set_to_train()
 
     def _begin_epoch(self) -> None:
-        if self.relabel_every and self.epoch > 1 and (self.epoch - 1) % self.relabel_every == 0:
+        if self.labeler.is_due(self.epoch):
             self.label_pool()
 
     def get_batch(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return a labeled and an unlabeled batch."""
+        """Return a labeled and an unlabeled batch.
+
+        Raises:
+            DataError: a sampler that gives no batch, images of two sizes.
+        """
         if self.unlabeled_dataloader_iter is None:
             self._load_pool()
-        labeled = super().get_batch()
-        self.unlabeled_dataloader_iter, unlabeled = c_f.try_next_on_generator(
-            self.unlabeled_dataloader_iter, self.unlabeled_dataloader
-        )
-        if labeled[0].shape[1:] != unlabeled[0].shape[1:]:
-            raise DataError(
-                f"labeled images come as {tuple(labeled[0].shape[1:])} and unlabeled ones as "
-                f"{tuple(unlabeled[0].shape[1:])}: their transforms must give one size."
+        try:
+            labeled = super().get_batch()
+        except StopIteration:
+            raise _no_batch("dataset", "sampler", self.batch_size) from None
+        try:
+            self.unlabeled_dataloader_iter, batch = c_f.try_next_on_generator(
+                self.unlabeled_dataloader_iter, self.unlabeled_dataloader
             )
-        return labeled, tuple(unlabeled)
+        except StopIteration:
+            raise _no_batch("unlabeled_dataset", "unlabeled_sampler", self.unlabeled_batch_size) from None
+        unlabeled = self.labeler.reader.data_and_labels(batch)
+        self._check_shapes(labeled[0], unlabeled[0])
+        return labeled, unlabeled
 
     def calculate_loss(self, curr_batch: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         """Compute the three terms of Eq. 9."""
         (data, labels), (pool_data, pool_labels) = curr_batch
-        joint = self.compute_embeddings(torch.cat([data, pool_data]))
+        joint = self._joint_embeddings(data, pool_data)
+        check_finite_embeddings(self, joint)
         labels, pool_labels = labels.to(joint.device), pool_labels.to(joint.device)
         warming_up = self.get_global_iteration() < self.basis_warmup
         # The basis goes first: an unlabeled miner reads the statistics that it updates.
@@ -223,21 +378,59 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
     def _weighs(self, name: str) -> bool:
         return name in self.loss_funcs and self.loss_weights[name] > 0
 
+    def metrics(self) -> dict[str, float]:
+        """Return the basis' similarity statistics and how many pairs were mined in the pool, where it has them.
+
+        Returns:
+            ``mu_pos`` and ``mu_neg`` (Eq. 6) of a basis with a regulariser; ``mined_pos`` and ``mined_neg``,
+            pairs of the last step, of an unlabeled miner that counts them.
+        """
+        values: dict[str, float] = {}
+        basis = self.loss_funcs.get("basis_loss")
+        if basis is not None and basis.regularizer is not None:
+            values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}
+        miner = self.mining_funcs.get("unlabeled_miner")
+        if hasattr(miner, "num_pos_pairs") and hasattr(miner, "num_neg_pairs"):
+            values |= {"mined_pos": float(miner.num_pos_pairs), "mined_neg": float(miner.num_neg_pairs)}
+        return values
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The pool's labels. A teacher is not part of it: a ModelAverage has a `state_dict` of its own."""
+        if self.pool is None:
+            return {"pseudo_labels": None, "label_offset": None}
+        labels = torch.from_numpy(self.pool.pseudo_labels)
+        return {"pseudo_labels": labels, "label_offset": self.pool.label_offset}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with these labels; clusters' vectors stay as the losses have them."""
+        if state["pseudo_labels"] is not None:
+            self.restore_pool(state["pseudo_labels"], state["label_offset"])
+
+    def _joint_embeddings(self, data: Tensor, pool_data: Tensor) -> Tensor:
+        if data.shape[1:] == pool_data.shape[1:]:
+            embeddings: Tensor = self.compute_embeddings(torch.cat([data, pool_data]))
+            return embeddings
+        return torch.cat([self.compute_embeddings(data), self.compute_embeddings(pool_data)])
+
+    def _weighs(self, name: str) -> bool:
+        return name in self.loss_funcs and self.loss_weights[name] > 0
+
     def _load_pool(self) -> None:
-        self.unlabeled_dataloader = c_f.get_train_dataloader(
-            self.unlabeled_dataset,
-            self.unlabeled_batch_size,
-            self.unlabeled_sampler or self._default_unlabeled_sampler(),
-            self.dataloader_num_workers,
-            self.unlabeled_collate_fn or self.collate_fn,
-        )
+        assert self.pool is not None  # initialize_dataloader has seen to it
+        sampler = self.unlabeled_sampler
+        if sampler is None:
+            sampler = self._default_unlabeled_sampler()
+        elif self.unlabeled_dataset is not self.pool:
+            sampler = kept_of(sampler, self.pool)
+        self.unlabeled_dataloader = self.labeler.reader.loader(self.pool, self.unlabeled_batch_size, sampler)
         self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)
 
     def _default_unlabeled_sampler(self) -> Any:
+        assert self.pool is not None
         m, size = self.unlabeled_images_per_class, self.unlabeled_batch_size
         if m is None:
             return None
-        labels = self.unlabeled_dataset.labels
+        labels = self.pool.labels
         if size % m or m * len(np.unique(labels)) < size:
             logger.warning(
                 "unlabeled batches of %d cannot hold %d images of each of %d pseudo-classes: shuffling.",
@@ -246,6 +439,98 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
             return None
         steps = self.iterations_per_epoch or len(labels) // size + 1
         return MPerClassSampler(labels, m, size, length_before_new_iter=steps * size)
+
+    # What the labeled images say of the pool's labels
+
+    def _default_num_clusters(self, images: Any) -> int | None:
+        """As many images a cluster as a labeled class has; None where the labels are not known."""
+        labels = self._known_labels()
+        if labels is None:
+            return None
+        return suggest_num_clusters(len(images), len(labels) / len(np.unique(labels, axis=0)))
+
+    def _num_annotated(self) -> int:
+        """The first label that is no annotated class's, as the losses see these."""
+        if "basis_loss" in self.loss_funcs:
+            return int(self.loss_funcs["basis_loss"].num_classes)
+        labels = self._known_labels()
+        if labels is None:
+            return 0
+        if self.set_min_label_to_zero or not np.issubdtype(labels.dtype, np.integer):
+            return max(len(np.unique(level)) for level in np.atleast_2d(labels.T))
+        return int(labels.max()) + 1
+
+    def _known_labels(self) -> np.ndarray | None:
+        for labels in (
+            self.dataset_labels,
+            *(getattr(self.dataset, a, None) for a in ("labels", "targets")),
+        ):
+            if labels is not None:
+                found: np.ndarray = c_f.get_hierarchy_label(np.asarray(labels), self.label_hierarchy_level)
+                return found
+        return None
+
+    # What is refused
+
+    def _check_size(self, size: int) -> None:
+        if size < self.unlabeled_batch_size:
+            raise DataError(
+                f"unlabeled_dataset has {size} samples, fewer than one batch of "
+                f"{self.unlabeled_batch_size}: lower unlabeled_batch_size."
+            )
+
+    def _check_clustering(self) -> None:
+        """Refuse a number of clusters that does not go, where the pool is going to be clustered."""
+        if self.pool is not None and not self.labeler.relabel_every:
+            return
+        k = self.labeler.num_clusters
+        if k is None:
+            raise ConfigError(
+                "num_clusters was not given, and the dataset has no `labels` or `targets` to derive it "
+                "from: give num_clusters, or dataset_labels."
+            )
+        for loss in self._cluster_losses():
+            if loss.num_clusters < k:
+                raise ConfigError(
+                    f"num_clusters={k}, but {type(loss).__name__} was made with "
+                    f"num_clusters={loss.num_clusters}: give it as many."
+                )
+
+    def _check_schedule(self) -> None:
+        every = self.labeler.relabel_every
+        if not every:
+            return
+        check_relabeling(self.loss_funcs["unlabeled_metric_loss"], every)
+        if self.unlabeled_sampler is not None:
+            raise ConfigError(
+                "unlabeled_sampler was made for the labels that the pool has now, and relabel_every="
+                f"{every} changes them: leave it out; unlabeled_images_per_class says what batches hold."
+            )
+        if self.pool is not None and self.pool.num_left_out:
+            raise ConfigError(
+                f"relabel_every={every} would label the {self.pool.num_left_out} samples that "
+                "unlabeled_dataset leaves out: give a pool that does not hold them, or relabel_every=0."
+            )
+
+    def _check_offset(self, pool: PseudoLabelDataset) -> None:
+        if "basis_loss" not in self.loss_funcs:
+            return
+        num_classes = self.loss_funcs["basis_loss"].num_classes
+        if pool.labels.min() < num_classes:
+            raise DataError(
+                f"unlabeled_dataset has pseudo-labels from {pool.labels.min()} on, which basis_loss takes "
+                f"for annotated classes (num_classes={num_classes}): make the PseudoLabelDataset with "
+                f"label_offset={num_classes}."
+            )
+
+    def _check_shapes(self, labeled: Tensor, unlabeled: Tensor) -> None:
+        collated = self.collate_fn is not None or self.unlabeled_collate_fn is not None  # it may pad
+        same = labeled.ndim == unlabeled.ndim if collated else labeled.shape[1:] == unlabeled.shape[1:]
+        if not same:
+            raise DataError(
+                f"labeled images come as {tuple(labeled.shape[1:])} and unlabeled ones as "
+                f"{tuple(unlabeled.shape[1:])}: their transforms must give one size."
+            )
 
     def _check_labels(self, labels: Tensor) -> None:
         num_classes = self.loss_funcs["basis_loss"].num_classes
@@ -257,27 +542,21 @@ class SelfTrainingTrainer(PoolLabeling, TrainerWithExtraKeys):
             )
 
 
-def _with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    """Give the unlabeled side the labeled side's loss where it has none of its own."""
-    if "metric_loss" not in loss_funcs:
-        raise ConfigError(f'loss_funcs must contain "metric_loss", got {sorted(loss_funcs)}.')
-    if "unlabeled_metric_loss" in loss_funcs:
-        return dict(loss_funcs)
-    metric_loss = loss_funcs["metric_loss"]
-    if any(True for _ in metric_loss.parameters()):
-        raise ConfigError(
-            f"loss_funcs: metric_loss {type(metric_loss).__name__} learns weights for the labeled classes "
-            'and cannot rank pseudo-labels: add "unlabeled_metric_loss", for example ContrastiveLoss().'
-        )
-    return {**loss_funcs, "unlabeled_metric_loss": metric_loss}
+def plain_collate(collate_fn: Collate | None) -> Collate | None:
+    """Return a collate function, or what it says does the same without augmenting."""
+    plain: Collate | None = getattr(collate_fn, "plain", collate_fn)
+    return plain
 
 
-def _with_default_weights(
-    loss_funcs: dict[str, torch.nn.Module], given: dict[str, float] | None
-) -> dict[str, float]:
-    unknown = set(given or ()) - set(loss_funcs)
-    if unknown:
-        raise ConfigError(
-            f"loss_weights: {sorted(unknown)} name no loss; loss_funcs has {sorted(loss_funcs)}."
-        )
-    return {name: (given or {}).get(name, LOSS_WEIGHTS.get(name, 1.0)) for name in loss_funcs}
+def _no_batch(dataset: str, sampler: str, size: int) -> DataError:
+    return DataError(
+        f"{dataset}: {sampler} gives no batch of {size}, so that nothing would be trained: give another, or "
+        "smaller batches."
+    )
+
+
+def _as_module(teacher: Any) -> torch.nn.Module:
+    """Trunk and embedder of a dictionary as one module; a module as it is."""
+    if isinstance(teacher, torch.nn.Module):
+        return teacher
+    return torch.nn.Sequential(*(teacher[k] for k in ("trunk", "embedder") if k in teacher))

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from images import LABELED, PER_CLASS, drawings, small_config, splits, write_images
-from pml_slade.config import NamedConfig
+from pml_slade.methods.settings import NamedConfig
 from pytorch_metric_learning import losses, miners
 
 from pml_slade import builders

@@ -13,7 +13,10 @@ import torch
 from images import SMALL, small_config, write_images
 from typer.testing import CliRunner
 
-from pml_slade import cli, pretrain, stages
+from pml_slade import cli
+from pml_slade.cli import training
+from pml_slade.running import pretraining, stages
+from pml_slade.runtime import Runtime
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.models import build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
 from pml_slade.running.models import build_models
@@ -31,7 +34,7 @@ SWAV = (
     "pretraining.optimizer_arguments={}",
     "pretraining.lr=0.001",
 )
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,8 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
 
 def test_it_trains_on_labeled_and_unlabeled_images_and_never_on_held_out_ones(folders, tmp_path):
     pipeline = Run(config(folders, tmp_path / "run"), progress=False)
-    trainer = build_trainer(pipeline.config, pipeline._pretraining_images(), CPU)
-    splits = pipeline.setup.splits
+    trainer = build_trainer(pipeline.config, pipeline._pretraining_images, CPU)
+    splits = pipeline.splits
     assert len(trainer.dataset) == len(splits.labeled) + len(splits.unlabeled)
     names = {part.name(i) for part in trainer.dataset.datasets for i in range(len(part))}
     held_out = {p.name(i) for p in (splits.validation, splits.test) for i in range(len(p))}
@@ -104,7 +107,7 @@ def test_validation_is_recorded_and_changes_nothing(folders, finished, tmp_path)
 def test_train_goes_on_where_pretrain_ended(folders, finished, tmp_path, monkeypatch):
     output = tmp_path / "run"
     run_pretraining(config(folders, output, "rows=[]"), progress=False)
-    monkeypatch.setattr(pretrain, "run_stage", None)  # it would be trained again by this
+    monkeypatch.setattr(pretraining, "run_stage", None)  # it would be trained again by this
     Run(config(folders, output), progress=False).run()
     model = output / "slade" / "model.safetensors"
     assert model.read_bytes() == (finished / "slade" / "model.safetensors").read_bytes()
@@ -125,12 +128,12 @@ def test_images_of_one_kind_are_enough(folders, tmp_path, given):
 def test_how_long_need_not_be_said(tmp_path):
     result = CliRunner().invoke(cli.app, ["pretrain", "--unlabeled", str(tmp_path), "--print-config"])
     assert "\nrows: []\n" in result.output
-    assert f"steps: {cli.PRETRAINING_STEPS}\n" in result.output
+    assert f"steps: {training.PRETRAINING_STEPS}\n" in result.output
 
 
 KILLED = """
 import os, signal, sys
-from pml_slade import stages
+from pml_slade.running import stages
 from pml_slade.running.loading import load_config
 from pml_slade.running.pretraining import run_pretraining
 real, left = stages.Checkpoints.save, int(sys.argv[1])
@@ -188,7 +191,7 @@ def test_until_a_row_is_begun_its_settings_may_change_and_those_of_swav_may_not(
 def test_prototypes_of_a_file_use_the_queue_at_once(folders, tmp_path):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=40)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    images = Run(given, progress=False)._pretraining_images()
+    images = Run(given, progress=False)._pretraining_images
     trainer = build_trainer(given, images, CPU)
     assert (trainer.queue_batches, trainer.queue_from_iteration) == (2, 0)
     fresh = build_trainer(config(folders, tmp_path / "run", "pretraining.num_prototypes=40"), images, CPU)
@@ -209,7 +212,7 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=7)
     saved = load_swav_checkpoint(file)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    trainer = build_trainer(given, Run(given, progress=False)._pretraining_images(), CPU)
+    trainer = build_trainer(given, Run(given, progress=False)._pretraining_images, CPU)
     assert torch.equal(trainer.swav_loss.prototypes.heads[0].weight, saved.prototypes["weight"])
     assert torch.equal(trainer.models["embedder"][0].weight, saved.head["0.weight"])
     assert torch.equal(next(trainer.models["trunk"].parameters()), next(iter(saved.trunk.values())))
@@ -218,7 +221,7 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
 def test_parts_of_other_sizes_start_afresh_and_that_is_said(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", hidden=20, prototypes=7)
     given = config(folders, tmp_path / "run", f"model.weights={file}")
-    build_trainer(given, Run(given, progress=False)._pretraining_images(), CPU)
+    build_trainer(given, Run(given, progress=False)._pretraining_images, CPU)
     said = [record.message for record in caplog.records if "starts afresh" in record.message]
     assert any("projection head" in line and "(20," in line for line in said)
     assert any("prototypes" in line and "(7, 6)" in line for line in said)

@@ -62,8 +62,12 @@ def test_a_row_may_be_added_with_settings_of_its_own(run, tmp_path):
     assert model(tmp_path, "slade") == slade
     with pytest.raises(ConfigError, match=r"methods\.pseudo\.weight: 2\.0, now 3\.0"):
         run("rows=[teacher, slade, pseudo]", "methods.pseudo.weight=3")
-    assert "iterated" in run("rows=[teacher, iterated]", "student.lr=0.01")  # rows that it does not name are free
-    with pytest.raises(ConfigError, match=r"slade was begun with other settings.*\n  student\.lr: 0\.001, now 0\.01"):
+    assert "iterated" in run(
+        "rows=[teacher, iterated]", "student.lr=0.01"
+    )  # rows that it does not name are free
+    with pytest.raises(
+        ConfigError, match=r"slade was begun with other settings.*\n  student\.lr: 0\.001, now 0\.01"
+    ):
         run("rows=[teacher, slade, iterated]", "student.lr=0.01")
 
 
@@ -136,11 +140,15 @@ def test_images_may_be_moved(run, folders, tmp_path):
 
 def test_a_teacher_is_shared_by_runs(run, tmp_path):
     first = run("rows=[teacher, slade]", output="first")
-    shared = run(f"teacher.run={tmp_path / 'first'}", "teacher.steps=400", "rows=[slade, pseudo]", output="second")
+    shared = run(
+        f"teacher.run={tmp_path / 'first'}", "teacher.steps=400", "rows=[slade, pseudo]", output="second"
+    )
     assert shared["teacher"] == first["teacher"]
     assert shared["slade"] == first["slade"]
     assert model(tmp_path, "slade", "first") == model(tmp_path, "slade", "second")
-    again = run(f"teacher.run={tmp_path / 'first'}", "teacher.steps=400", "rows=[slade, pseudo]", output="second")
+    again = run(
+        f"teacher.run={tmp_path / 'first'}", "teacher.steps=400", "rows=[slade, pseudo]", output="second"
+    )
     assert again == shared
 
 

@@ -32,6 +32,7 @@ from pml_slade.running import data as run_data
 from pml_slade.running import run as run_module
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
+from pml_slade.trainers import PoolLabeler
 
 PAPER_METHODS = ["teacher", "control", "pseudo", "slade", "oracle"]
 STUDENTS = [row for row in METHODS if row not in ("teacher", "basis")]
@@ -174,7 +175,7 @@ def test_pseudo_labels_are_written_and_are_what_the_student_trains_on(run):
     labels = np.load(run.folder / "slade" / "pseudo_labels.npy")
     assert labels.shape == (POOL_IMAGES,)
     assert set(labels) == set(range(6))
-    assert (run.trainers[1].unlabeled_dataset.labels == labels + 10).all()
+    assert (run.trainers[1].pool.labels == labels + 10).all()
     summary = json.loads((run.folder / "slade" / "clusters.json").read_text())["summary"]
     assert summary.startswith("6 of 6 clusters")
 
@@ -182,7 +183,7 @@ def test_pseudo_labels_are_written_and_are_what_the_student_trains_on(run):
 def test_small_clusters_are_left_out_of_training(run):
     run("rows=[pseudo]", "student.num_clusters=20", "student.min_cluster_size=4")
     labels = np.load(run.folder / "pseudo" / "pseudo_labels.npy")
-    pool = run.trainers[1].unlabeled_dataset
+    pool = run.trainers[1].pool
     assert 0 < pool.num_left_out == (labels == -1).sum() < POOL_IMAGES
     assert np.bincount(labels[labels >= 0]).min() >= 4
     assert "left out" in (run.folder / "pseudo" / "clusters.json").read_text()
@@ -271,7 +272,7 @@ def test_true_pool_labels_reach_the_oracle_alone(run, method):
     with_pool = {r: t for r, t in zip(rows, run.trainers) if isinstance(t, SelfTrainingTrainer)}
     assert set(with_pool) == {"pseudo", "iterated", "slade", "oracle", *PEERS} - {"memory"}
     for row, trainer in with_pool.items():
-        pool = trainer.unlabeled_dataset
+        pool = trainer.pool
         assert isinstance(pool, PseudoLabelDataset)
         assert pool.dataset.labels is None
         assert pool.dataset.classes is None
@@ -291,7 +292,7 @@ def test_of_the_oracle_images_that_are_alone_are_left_out(run):
     pool.labels[:3] = [100, 101, 102]
     run.data = replace(run.data, unlabeled=pool)
     run("rows=[oracle]", *BEST, "student.min_cluster_size=2")
-    dataset = run.trainers[1].unlabeled_dataset
+    dataset = run.trainers[1].pool
     assert dataset.num_left_out == 3
     assert set(dataset.labels) == set(range(10, 18))
 
@@ -703,20 +704,20 @@ def test_settings_that_do_not_go_together_are_refused(run, settings, message):
 
 def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypatch):
     validated, labeled = [], []
-    measure, label = Run._evaluate, PseudoLabelDataset.from_teacher
+    measure, label = Run._evaluate, PoolLabeler.label
 
     def measured(self, models, *data):
         validated.append(parameters(torch.nn.ModuleDict(models)))
         return measure(self, models, *data)
 
-    def labels(raw, teacher, *args, **kwargs):
+    def labels(self, teacher):
         labeled.append(parameters(teacher))
-        return label(raw, teacher, *args, **kwargs)
+        return label(self, teacher)
 
     settings = (*BEST, "student.lr=0.01", "tolerance=100")
     run("rows=[teacher]", *settings)
     monkeypatch.setattr(Run, "_evaluate", measured)
-    monkeypatch.setattr(PseudoLabelDataset, "from_teacher", labels)
+    monkeypatch.setattr(PoolLabeler, "label", labels)
     run("rows=[teacher, slade]", *settings)
     trainer = run.trainers[1]
     average, last = (parameters(torch.nn.ModuleDict(m)) for m in (trainer.teacher, trainer.models))
@@ -734,7 +735,7 @@ def test_rows_label_the_pool_on_their_schedule(run, row, times, caplog):
         run(f"rows=[{row}]", *BEST)
     assert caplog.text.count("PseudoLabelDataset(") == times
     written = np.load(run.folder / row / "pseudo_labels.npy")
-    assert (run.trainers[1].unlabeled_dataset.pseudo_labels == written).all()
+    assert (run.trainers[1].pool.pseudo_labels == written).all()
 
 
 def test_the_best_method_has_a_vector_for_each_cluster(run):

@@ -162,7 +162,7 @@ def test_without_a_basis_it_is_plain_pseudo_labeling(build):
     history = record(built.trainer)
     built.trainer.train(num_epochs=1)
     assert set(history[0]) == {"metric_loss", "unlabeled_metric_loss", "total_loss"}
-    assert sorted(set(built.trainer.unlabeled_dataset.labels.tolist())) == [0, 1, 2]
+    assert sorted(set(built.trainer.pool.labels.tolist())) == [0, 1, 2]
 
 
 def test_in_a_real_run_the_loss_falls_and_classes_separate(build):
@@ -329,12 +329,12 @@ def test_a_raw_pool_is_labeled_by_the_teacher_before_the_first_step(build, pool)
     first = []
 
     def hook(t):
-        first.append((teacher.calls, isinstance(t.unlabeled_dataset, PseudoLabelDataset)))
+        first.append((teacher.calls, isinstance(t.pool, PseudoLabelDataset)))
 
     built.trainer.end_of_iteration_hook = hook
     built.trainer.train(num_epochs=2)
     assert first == [(1, True)] * 6
-    labels = built.trainer.unlabeled_dataset.labels
+    labels = built.trainer.pool.labels
     assert set(labels.tolist()) == {NUM_CLASSES, NUM_CLASSES + 1}
     assert len(set(labels[1::3].tolist())) == 1
     assert set(labels[::3].tolist()) == set(labels[2::3].tolist()) != set(labels[1::3].tolist())
@@ -346,7 +346,7 @@ def test_a_teacher_may_be_a_dictionary_of_trunk_and_embedder(build):
     built = build(teacher=teacher, num_clusters=2)
     built.trainer.train(num_epochs=1)
     assert teacher["trunk"].calls == 1
-    labels = built.trainer.unlabeled_dataset.labels
+    labels = built.trainer.pool.labels
     assert len(set(labels[::3].tolist())) == 1
 
 
@@ -357,7 +357,7 @@ def test_the_default_teacher_is_the_models_as_they_come(build, pool):
         list(torch.tensor(embeddings)), torch.nn.Identity(), 3, progress=False
     )
     built.trainer.train(num_epochs=1)
-    assert np.array_equal(built.trainer.unlabeled_dataset.labels - NUM_CLASSES, expected.labels)
+    assert np.array_equal(built.trainer.pool.labels - NUM_CLASSES, expected.labels)
     assert built.trunk.calls[1] == (len(pool), False)
 
 
@@ -365,7 +365,7 @@ def test_a_pseudo_labeled_pool_is_used_as_it_is(build, pool):
     given = labeled_pool(pool)
     built = build(unlabeled_dataset=given, teacher=Teacher(0))
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset is given
+    assert built.trainer.pool is given
     assert built.trainer.teacher.calls == 0
 
 
@@ -373,9 +373,9 @@ def test_training_on_keeps_the_pseudo_labels(build):
     teacher = Teacher(0)
     built = build(teacher=teacher)
     built.trainer.train(num_epochs=1)
-    given = built.trainer.unlabeled_dataset
+    given = built.trainer.pool
     built.trainer.train(start_epoch=2, num_epochs=2)
-    assert built.trainer.unlabeled_dataset is given
+    assert built.trainer.pool is given
     assert teacher.calls == 1
 
 
@@ -383,15 +383,15 @@ def test_the_clustering_dataset_is_clustered_in_place_of_the_pool(build, pool):
     noisy = [torch.randn(4) for _ in pool]
     built = build(unlabeled_dataset=noisy, clustering_dataset=pool, teacher=torch.nn.Identity())
     built.trainer.train(num_epochs=1)
-    labels = built.trainer.unlabeled_dataset.labels
+    labels = built.trainer.pool.labels
     assert all(len(set(labels[k::3].tolist())) == 1 for k in range(3))
-    assert torch.equal(built.trainer.unlabeled_dataset[0][0], noisy[0])
+    assert torch.equal(built.trainer.pool[0][0], noisy[0])
 
 
 def test_cluster_kwargs_reach_the_clustering(build):
     built = build(cluster_kwargs={"max_points_per_centroid": 4})
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset.clusters.trained_on == 12
+    assert built.trainer.pool.clusters.trained_on == 12
 
 
 def test_unlabeled_batches_hold_four_images_of_each_pseudo_class(build, pool):
@@ -447,20 +447,20 @@ class Labeled(list):
 def test_num_clusters_defaults_to_clusters_as_large_as_labeled_classes(build, images):
     built = build(dataset=Labeled(images), num_clusters=None)
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset.clusters.requested == 3  # 36 images, 12 a class
+    assert built.trainer.pool.clusters.requested == 3  # 36 images, 12 a class
     built = build(num_clusters=None, dataset_labels=[y for _, y in images])
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset.clusters.requested == 3
+    assert built.trainer.pool.clusters.requested == 3
 
 
 def test_pseudo_labels_begin_above_the_annotated_classes(build, images):
     wide = FeatureBasisLoss(num_classes=9, embedding_size=SIZE)
     built = build(basis=wide)
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset.labels.min() == 9
+    assert built.trainer.pool.labels.min() == 9
     built = build(basis=None, dataset=Labeled(images))
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset.labels.min() == NUM_CLASSES
+    assert built.trainer.pool.labels.min() == NUM_CLASSES
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -479,7 +479,7 @@ def test_a_getter_serves_datasets_of_dictionaries(build, images, pool, raw):
     history = record(built.trainer)
     built.trainer.train(num_epochs=1)
     assert len(history) == 3
-    assert 777 not in built.trainer.unlabeled_dataset.labels
+    assert 777 not in built.trainer.pool.labels
 
 
 def test_labels_that_do_not_start_at_zero_are_renumbered_by_pml(build, images):
@@ -780,7 +780,7 @@ def test_the_pool_is_labeled_anew_on_schedule(build, every, expected, at_once):
 
     def labeled(t):
         epochs.append(getattr(t, "epoch", 1))
-        labels.append(t.unlabeled_dataset.pseudo_labels.tolist())
+        labels.append(t.pool.pseudo_labels.tolist())
 
     built = build(teacher=Counting(), relabel_every=every, end_of_labeling_hook=labeled)
     changing_teacher(built.trainer)
@@ -798,11 +798,11 @@ def test_a_labeled_pool_keeps_its_labels_until_it_is_labeled_anew(build, pool):
     given = labeled_pool(pool)
     built = build(unlabeled_dataset=given, teacher=Counting(), relabel_every=1)
     built.trainer.train(num_epochs=1)
-    assert built.trainer.unlabeled_dataset is given
+    assert built.trainer.pool is given
     built.trainer.train(start_epoch=2, num_epochs=2)
-    assert built.trainer.unlabeled_dataset is not given
-    assert built.trainer.unlabeled_dataset.dataset is pool
-    assert built.trainer.unlabeled_dataset.label_offset == NUM_CLASSES
+    assert built.trainer.pool is not given
+    assert built.trainer.pool.dataset is pool
+    assert built.trainer.pool.label_offset == NUM_CLASSES
 
 
 def test_batches_come_from_the_new_labels(build):
@@ -815,7 +815,7 @@ def test_batches_come_from_the_new_labels(build):
 
     def spy(embeddings, labels, *args):
         if labels.min() >= NUM_CLASSES:
-            pool = built.trainer.unlabeled_dataset
+            pool = built.trainer.pool
             seen.append((sorted(labels.tolist()), set(pool.labels.tolist())))
         return forward(embeddings, labels, *args)
 
@@ -847,9 +847,9 @@ def test_vectors_of_clusters_start_at_the_centroids_and_then_from_what_their_ima
 
     def spy():
         before = clusters.V.detach().clone()
-        labels = getattr(trainer.unlabeled_dataset, "pseudo_labels", None)
+        labels = getattr(trainer.pool, "pseudo_labels", None)
         label()
-        turns.append((before, labels, clusters.V.detach().clone(), trainer.unlabeled_dataset))
+        turns.append((before, labels, clusters.V.detach().clone(), trainer.pool))
 
     trainer.label_pool = spy
     trainer.train(num_epochs=3)
@@ -869,10 +869,10 @@ def test_a_cluster_of_images_that_had_none_starts_at_its_centroid(build):
     built, clusters = with_cluster_basis(build)
     trainer = built.trainer
     trainer.train(num_epochs=1)
-    labels = trainer.unlabeled_dataset.pseudo_labels.copy()
+    labels = trainer.pool.pseudo_labels.copy()
     trainer.restore_pool(torch.from_numpy(np.where(labels == 1, -1, labels)))
     trainer.label_pool()
-    found = trainer.unlabeled_dataset
+    found = trainer.pool
     new = [
         (found.pseudo_labels[labels == 1] == c).all() and (labels[found.pseudo_labels == c] == 1).all()
         for c in range(3)
@@ -913,7 +913,7 @@ def test_restored_labels_are_used_and_vectors_left_as_they_are(build):
     labels = torch.arange(len(built.trainer.unlabeled_dataset)) % 3
     built.trainer.restore_pool(labels)
     built.trainer.train(start_epoch=2, num_epochs=2)
-    assert built.trainer.unlabeled_dataset.pseudo_labels.tolist() == labels.tolist()
+    assert built.trainer.pool.pseudo_labels.tolist() == labels.tolist()
     assert torch.allclose(clusters.V.detach(), before, atol=1e-6)
 
 
@@ -921,7 +921,7 @@ def test_of_a_teacher_that_embeds_elsewhere_they_start_at_the_models_means(build
     built, clusters = with_cluster_basis(build, teacher=torch.nn.Linear(4, 5), lr=1e-12)
     trunk = copy.deepcopy(built.trunk).eval()
     built.trainer.label_pool()
-    found = built.trainer.unlabeled_dataset
+    found = built.trainer.pool
     with torch.no_grad():
         unit = torch.nn.functional.normalize(trunk(torch.stack(list(pool))))
     means = torch.stack([unit[found.pseudo_labels == k].mean(0) for k in range(int(clusters.num_active))])

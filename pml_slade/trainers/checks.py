@@ -1,0 +1,141 @@
+"""What our trainers ask of their losses and optimizers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+
+from ..exceptions import ConfigError, DivergedError
+from ..losses import ClusterBasisLoss, FeatureBasisLoss
+
+LOSS_WEIGHTS = {"metric_loss": 1.0, "unlabeled_metric_loss": 1.0, "basis_loss": 0.25}
+"""Eq. 9: lambda1 = 1, lambda2 = 0.25."""
+
+
+def check_optimizers(trainer: Any) -> None:
+    """Refuse a loss whose parameters no optimizer holds: they would silently never train.
+
+    Args:
+        trainer: a PML trainer, with `optimizers`, `loss_funcs` and `freeze_these`.
+
+    Raises:
+        ConfigError: names the loss.
+    """
+    trained = {id(p) for o in trainer.optimizers.values() for g in o.param_groups for p in g["params"]}
+    for name, loss in trainer.loss_funcs.items():
+        parameters = [p for p in loss.parameters() if p.requires_grad]
+        if name in trainer.freeze_these or all(id(p) in trained for p in parameters):
+            continue
+        raise ConfigError(
+            f"optimizers: no optimizer holds the parameters of {name} ({type(loss).__name__}), so they "
+            f'would never train. Add "{name}_optimizer", or "{name}" to freeze_these.'
+        )
+
+
+def with_unlabeled_loss(loss_funcs: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Give the unlabeled side the labeled side's loss where it has none of its own.
+
+    Raises:
+        ConfigError: there is no metric_loss, or it has weights of the labeled classes.
+    """
+    if "metric_loss" not in loss_funcs:
+        raise ConfigError(f'loss_funcs must contain "metric_loss", got {sorted(loss_funcs)}.')
+    if "unlabeled_metric_loss" in loss_funcs:
+        return dict(loss_funcs)
+    metric_loss = loss_funcs["metric_loss"]
+    if any(True for _ in metric_loss.parameters()):
+        raise ConfigError(
+            f"loss_funcs: metric_loss {type(metric_loss).__name__} learns weights for the labeled classes "
+            'and cannot rank pseudo-labels: add "unlabeled_metric_loss", for example ContrastiveLoss().'
+        )
+    return {**loss_funcs, "unlabeled_metric_loss": metric_loss}
+
+
+def with_default_weights(
+    loss_funcs: dict[str, torch.nn.Module], given: dict[str, float] | None
+) -> dict[str, float]:
+    """Give the losses the weights of Eq. 9 where none are given.
+
+    Raises:
+        ConfigError: a weight of no loss, or one that is negative or not finite.
+    """
+    unknown = set(given or ()) - set(loss_funcs)
+    if unknown:
+        raise ConfigError(
+            f"loss_weights: {sorted(unknown)} name no loss; loss_funcs has {sorted(loss_funcs)}."
+        )
+    for name, weight in (given or {}).items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"loss_weights: {name} must be 0 or more, got {weight!r}.")
+    return {name: (given or {}).get(name, LOSS_WEIGHTS.get(name, 1.0)) for name in loss_funcs}
+
+
+def check_relabeling(loss: torch.nn.Module, every: int) -> None:
+    """Refuse a loss that would hold on to the numbers of clusters when the pool is labeled anew.
+
+    Raises:
+        ConfigError: it has weights for each pseudo-class, and nothing that starts them anew.
+    """
+    for part in loss.modules():
+        if not isinstance(part, BaseMetricLossFunction):
+            continue  # a distance's weights are no class's
+        if isinstance(part, (FeatureBasisLoss, ClusterBasisLoss)):
+            continue  # these have weights of annotated classes, and such as the trainer starts anew
+        if any(p.numel() > 1 for p in part.parameters(recurse=False)):
+            raise ConfigError(
+                f"relabel_every={every} numbers the pseudo-classes anew, and the pool's loss "
+                f"{type(part).__name__} learns weights for each: give relabel_every=0, or a loss "
+                "without, such as ContrastiveLoss()."
+            )
+
+
+def check_cluster_losses(losses: list[ClusterBasisLoss], basis: torch.nn.Module | None) -> None:
+    """Refuse losses whose basis is not the one that is trained.
+
+    Raises:
+        ConfigError: names the loss.
+    """
+    for loss in losses:
+        if loss.basis is not basis:
+            raise ConfigError(
+                f"unlabeled_metric_loss: {type(loss).__name__} was made with a basis that is not "
+                'loss_funcs["basis_loss"], so that it would never train: give both the same one.'
+            )
+
+
+def check_finite(trainer: Any) -> None:
+    """Stop a training whose loss is not finite; called before the step, it keeps the weights sound.
+
+    Args:
+        trainer: a PML trainer in a step, with `losses`.
+
+    Raises:
+        DivergedError: names the step and the losses.
+    """
+    if math.isfinite(_number(trainer.losses["total_loss"])):
+        return
+    values = {name: _number(loss) for name, loss in trainer.losses.items()}
+    raise DivergedError(
+        f"the loss became {values['total_loss']} in step {trainer.get_global_iteration() + 1} ({values}). "
+        "Lower the learning rate."
+    )
+
+
+def check_finite_embeddings(trainer: Any, embeddings: torch.Tensor) -> None:
+    """Stop a training whose embeddings are not finite, which many losses of PML do not show.
+
+    Raises:
+        DivergedError: names the step.
+    """
+    if not torch.isfinite(embeddings).all():
+        raise DivergedError(
+            f"embeddings are not finite in step {trainer.get_global_iteration() + 1}: the model diverged, or "
+            "its weights or the data are damaged. Lower the learning rate, or check them."
+        )
+
+
+def _number(loss: Any) -> float:
+    return float(torch.as_tensor(loss).detach())

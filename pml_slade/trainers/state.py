@@ -1,0 +1,147 @@
+"""What a trainer needs to go on where it was stopped, and what it tells of itself meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_metric_learning.losses import CrossBatchMemory
+from torch import Tensor, nn
+
+from ..compat import TrainerWithExtraKeys
+from ..exceptions import CheckpointError
+from ..losses.memory import QUEUE, Memory
+from .checks import check_finite
+
+PARTS = ("models", "loss_funcs", "mining_funcs", "optimizers", "lr_schedulers")
+"""Dictionaries of a PML trainer whose values have a state."""
+
+
+def trainer_state(trainer: Any) -> dict[str, Any]:
+    """Return the state of any PML trainer: models, losses, miners, optimizers and schedulers.
+
+    A part that stands under two names is there twice. Data, samplers, hooks and random generators are not:
+    the trainer is made anew with the same, and seeded as its owner likes.
+
+    Args:
+        trainer: a PML trainer. What its ``get_extra_state`` returns, if it has one, is part of the state.
+
+    Returns:
+        Nested dicts and lists of tensors, numbers and strings, as `checkpoints.Checkpoints` stores them.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> def trainer(value):
+        ...     trunk = torch.nn.Linear(1, 1)
+        ...     torch.nn.init.constant_(trunk.weight, value)
+        ...     return SimpleNamespace(models={"trunk": trunk}, loss_funcs={}, mining_funcs={},
+        ...         optimizers={"trunk_optimizer": torch.optim.SGD(trunk.parameters(), lr=0.1)},
+        ...         lr_schedulers={})
+        >>> first, second = trainer(1.0), trainer(2.0)
+        >>> load_trainer_state(second, trainer_state(first))
+        >>> second.models["trunk"].weight.item()
+        1.0
+    """
+    state: dict[str, Any] = {
+        part: {name: _state_of(thing) for name, thing in _with_state(trainer, part).items()} for part in PARTS
+    }
+    if hasattr(trainer, "get_extra_state"):
+        state["extra"] = trainer.get_extra_state()
+    return state
+
+
+def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Let a trainer go on from a `trainer_state` of one that was made alike.
+
+    Raises:
+        CheckpointError: the state is of a trainer with other parts.
+    """
+    for part in PARTS:
+        things, states = _with_state(trainer, part), state.get(part, {})
+        if set(things) != set(states):
+            raise CheckpointError(
+                f"the trainer has {part} {sorted(things)}, and the state {sorted(states)}: make the trainer as "
+                "the one that was saved."
+            )
+        for name, thing in things.items():
+            _load(thing, states[name])
+    if hasattr(trainer, "set_extra_state"):
+        trainer.set_extra_state(state["extra"])
+
+
+def trainer_metrics(trainer: Any) -> dict[str, float]:
+    """Return what any PML trainer tells of its last step beside the losses: ours by `metrics`, others nothing."""
+    metrics: dict[str, float] = trainer.metrics() if hasattr(trainer, "metrics") else {}
+    return metrics
+
+
+class StatefulTrainer(TrainerWithExtraKeys):
+    """What our trainers have over PML's: a state, metrics, and an end where the loss is not finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes; see `trainer_state`."""
+        return trainer_state(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a trainer that was made alike.
+
+        Raises:
+            CheckpointError: the state is of a trainer with other parts.
+        """
+        load_trainer_state(self, state)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What this kind of trainer has beside its parts."""
+        return {}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the last step tells of the training, beside its losses."""
+        return {}
+
+    def backward(self) -> None:
+        """Backpropagate, unless the loss is not finite.
+
+        Raises:
+            DivergedError: names the step; the weights are those before it.
+        """
+        check_finite(self)
+        super().backward()
+
+
+def _with_state(trainer: Any, part: str) -> dict[str, Any]:
+    things = getattr(trainer, part, None) or {}
+    return {name: thing for name, thing in things.items() if hasattr(thing, "state_dict")}
+
+
+def _state_of(thing: Any) -> dict[str, Any]:
+    return {"state": _storable(thing.state_dict()), "queues": [_queue(memory) for memory in _memories(thing)]}
+
+
+def _load(thing: Any, state: Mapping[str, Any]) -> None:
+    thing.load_state_dict(state["state"])
+    for memory, queue in zip(_memories(thing), state["queues"]):
+        for name, value in queue.items():
+            setattr(memory, name, value.clone() if isinstance(value, Tensor) else value)
+
+
+def _memories(thing: Any) -> list[CrossBatchMemory]:
+    """Memories whose queue is not in their own state dict, as it is in that of our `Memory`."""
+    modules = thing.modules() if isinstance(thing, nn.Module) else ()
+    return [m for m in modules if isinstance(m, CrossBatchMemory) and not isinstance(m, Memory)]
+
+
+def _queue(memory: CrossBatchMemory) -> dict[str, Any]:
+    return {name: getattr(memory, name) for name in QUEUE}
+
+
+def _storable(value: Any) -> Any:
+    """Leave out functions, which some schedulers count as state: who makes the scheduler gives them anew."""
+    if isinstance(value, Mapping):
+        return {key: _storable(item) for key, item in value.items() if not callable(item)}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value

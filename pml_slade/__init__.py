@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .datasets import PseudoLabelDataset
     from .losses import ClusterBasisLoss, FeatureBasisLoss
     from .miners import ThresholdPairMiner
-    from .recipe import best_student
+    from .recipe import best_student, best_teacher
     from .trainers import SelfTrainingTrainer
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ _HOMES = {
     "SelfTrainingTrainer": "trainers",
     "ThresholdPairMiner": "miners",
     "best_student": "recipe",
+    "best_teacher": "recipe",
     "load": "api",
     "train": "api",
 }
@@ -40,6 +41,7 @@ __all__ = [
     "SelfTrainingTrainer",
     "ThresholdPairMiner",
     "best_student",
+    "best_teacher",
     "load",
     "train",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ class ModelAverage:
         for name, averaged in self._averaged.items():
             if any(True for _ in (*averaged.module.parameters(), *averaged.module.buffers())):
                 averaged.update_parameters(models[name])
+
+    def copies(self) -> dict[str, torch.nn.Module]:
+        """Return copies of the averaged models that can be trained on, in training mode."""
+        return {
+            name: copy.deepcopy(model).requires_grad_(True).train() for name, model in self.models.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds."""

@@ -16,6 +16,7 @@ from pml_slade import cli
 from pml_slade.datasets.tables import image_csv
 from pml_slade.presets import preset_names
 from pml_slade.running.loading import load_config
+from pml_slade.running.run import Run
 
 POOL_IMAGES, TEST_IMAGES = POOL * PER_CLASS, TEST * PER_CLASS
 METRICS = ("MAP@R", "RP", "P@1")
@@ -32,7 +33,7 @@ def command(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["pml-slade", *map(str, arguments)])
-        monkeypatch.setattr(cli, "console", cli.Console(width=200))
+        monkeypatch.setenv("COLUMNS", "200")
         try:
             cli.main()
             code = 0
@@ -199,10 +200,10 @@ def test_ctrl_c_says_how_to_go_on(folders, tmp_path, command, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Run, "run", interrupted)
+    monkeypatch.setattr(Run, "run", interrupted)
     code, _, err = command(*train_options(folders, tmp_path / "run"))
     assert code == 130
-    assert "the same command goes on from the last checkpoint" in err
+    assert "repeat the command to resume from the last checkpoint" in err
     assert "Traceback" not in err
 
 
@@ -234,7 +235,7 @@ def numbers(out):
 
 
 def test_evaluate_shows_what_training_measured(trained, folders, command):
-    code, out, _ = command("evaluate", trained[0], folders["test"], "-q")
+    code, out, _ = command("evaluate", trained[0] / "slade", folders["test"], "-q")
     assert code == 0
     measured = json.loads((trained[0] / "slade" / "result.json").read_text())["test"]
     assert numbers(out) == [TEST_IMAGES, TEST, *(round(measured[m], 1) for m in METRICS)]
@@ -321,8 +322,8 @@ def test_the_demo_needs_no_data_and_says_where_its_run_is(tmp_path, command, mon
             "--config --labeled --unlabeled --test --output --print-config --quiet --verbose KEY=VALUE",
         ),
         ("demo", "--seed --quiet --verbose KEY=VALUE"),
-        ("embed", "--output --device --batch-size --quiet MODEL IMAGES"),
-        ("evaluate", "--gallery --device --batch-size --quiet MODEL IMAGES"),
+        ("embed", "--output --device --batch-size --workers --quiet MODEL IMAGES"),
+        ("evaluate", "--gallery --device --batch-size --workers --quiet MODEL IMAGES"),
         (
             "cluster",
             "--num-clusters --output --method --seed --min-cluster-size --device --quiet MODEL IMAGES",

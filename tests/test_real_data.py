@@ -79,7 +79,7 @@ def test_a_named_pool_gives_labels_to_the_oracle_alone(data, tmp_path):
     names = ("data.labeled=CUB200", "data.unlabeled=NABirds")
     splits = build_splits(settings(data, tmp_path, *names))
     assert splits.unlabeled.num_classes > 1
-    pool = Run(settings(data, tmp_path, *names), progress=False).setup.splits.unlabeled.without_labels()
+    pool = Run(settings(data, tmp_path, *names), progress=False).splits.unlabeled.without_labels()
     assert (pool.labels, pool.classes) == (None, None)
 
 
@@ -200,10 +200,10 @@ def test_pretraining_on_one_kind_of_images_keeps_off_what_is_held_out(data, tmp_
     whole = settings(data, tmp_path, "data.labeled=CUB200", "data.unlabeled=NABirds", *swav)
     whole = whole.model_copy(update={"rows": ["teacher"]})
     splits = build_splits(whole)
-    (labeled,) = build_pretraining_images(settings(data, tmp_path, "data.labeled=CUB200", *swav))
+    (labeled,) = build_pretraining_images(settings(data, tmp_path, "data.labeled=CUB200", *swav)).values()
     assert splits.validation is None or not files(labeled) & files(splits.validation)
     assert files(labeled) == files(splits.labeled)
     (pool,) = build_pretraining_images(
         settings(data, tmp_path, "data.unlabeled=CUB200", "data.test=CUB200", *swav)
-    )
+    ).values()
     assert not files(pool) & files(splits.test)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import console
+
 ABLATIONS = ("initialisation",)
 
 
@@ -20,7 +22,10 @@ def make_table(
         ),
     ],
     ablation: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(ABLATIONS)}; default: the results table.")
+        str | None,
+        typer.Option(
+            help="One of the paper's: initialisation, components, regulariser, k; default: the results table."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -35,19 +40,17 @@ def make_table(
 
     Printed as Markdown where the output is no terminal. Without --output nothing is written.
     """
-    from rich.console import Console
-
     from ..reports import benchmark as reports
     from ..reports.experiments import read_experiments
 
-    console = Console()
+    screen = console()
     for members in reports.by_dataset(read_experiments(experiments)).values():
         if ablation is None:
             grid = reports.results_table(members)
         else:
             grid = reports.ablation_table(ablation, members)
-        if console.is_terminal:
-            grid.show(console)
+        if screen.is_terminal:
+            grid.show(screen)
         else:
             typer.echo(f"{grid.markdown()}\n")
         if output is not None:

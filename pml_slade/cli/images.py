@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, start_log
+from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
 
 
 def embed(
@@ -46,7 +46,6 @@ def evaluate(
 ) -> None:
     """MAP@R, R-precision and P@1 on labeled images."""
     start_log(quiet)
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -59,7 +58,7 @@ def evaluate(
     result = trained.evaluate(queries, found, batch_size)
     table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))
     table.add_row(str(len(queries)), str(queries.num_classes), *(f"{result[m]:.1f}" for m in METRICS))
-    Console().print(table)
+    console().print(table)
 
 
 def cluster(

@@ -82,6 +82,13 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
     logger.setLevel(level)
 
 
+def console() -> Any:
+    """Where tables are printed: rich's console on standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let Ctrl-C end a run with a line on how to resume it."""

@@ -17,6 +17,7 @@ from .options import (
     Test,
     Unlabeled,
     Verbose,
+    console,
     settings,
     start_log,
     stoppable,
@@ -116,7 +117,6 @@ def _run(config: Config, quiet: bool, verbose: bool) -> None:
 
 def _show(results: list[Result], folder: Path) -> None:
     """Print the end-of-run table, and write it to the run's folder as Markdown."""
-    from rich.console import Console
     from rich.table import Table
 
     from ..checkpoints import write_atomic
@@ -130,7 +130,7 @@ def _show(results: list[Result], folder: Path) -> None:
         values = [f"{score[m]:.1f}" if score else "-" for m in METRICS]
         rows.append([result.title, f"{result.steps:,}", f"{result.images:,}", *values])
         table.add_row(*rows[-1])
-    Console().print(table)
+    console().print(table)
     text = markdown([f"{measured} classes, %", "steps", "images seen", *METRICS], rows)
     write_atomic(folder / "results.md", f"{text}\n".encode())
     typer.echo(f"models, records and this table: {folder}")

@@ -6,7 +6,7 @@ import copy
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,17 @@ from .decoding import read_image, to_mode
 
 MODES = ("RGB", "L")
 NO_LABEL = -1
+
+
+class LazyImages(Protocol):
+    """Images that are read when they are asked for, see `adapting.Items`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    def chosen(self, indices: np.ndarray) -> LazyImages:
+        """Those at some positions."""
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
@@ -49,7 +60,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
     def __init__(
         self,
-        images: Sequence[str | os.PathLike[str]] | np.ndarray,
+        images: Sequence[str | os.PathLike[str]] | np.ndarray | LazyImages,
         labels: Iterable[int] | np.ndarray | None = None,
         classes: Sequence[str] | None = None,
         transform: Callable[[Image.Image], Any] | None = None,
@@ -155,10 +166,10 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         part = copy.copy(self)
         if isinstance(self._images, np.ndarray):
             part._images = self._images[chosen]
-        elif hasattr(self._images, "chosen"):
-            part._images = self._images.chosen(chosen)
-        else:
+        elif isinstance(self._images, list):
             part._images = [self._images[i] for i in chosen]
+        else:
+            part._images = self._images.chosen(chosen)
         part.labels = None if self.labels is None else self.labels[chosen]
         return part
 
@@ -188,7 +199,9 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return other
 
 
-def _checked_images(images: Sequence[str | os.PathLike[str]] | np.ndarray) -> list[str] | np.ndarray:
+def _checked_images(
+    images: Sequence[str | os.PathLike[str]] | np.ndarray | LazyImages,
+) -> list[str] | np.ndarray | LazyImages:
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
         if images.dtype != np.uint8 or not fits:
@@ -203,7 +216,7 @@ def _checked_images(images: Sequence[str | os.PathLike[str]] | np.ndarray) -> li
             "to read a folder use image_folder"
         )
     if hasattr(images, "chosen"):  # images of another data set, see `adapting.Items`
-        return images
+        return cast(LazyImages, images)
     try:
         return [os.fspath(path) for path in images]
     except TypeError as error:

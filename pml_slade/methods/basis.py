@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .method import Job
-from .pool import PoolMethod, num_clusters
+from .pool import PoolMethod
 
 
 class WholeBasis(PoolMethod):
@@ -29,7 +29,7 @@ class WholeBasis(PoolMethod):
 
     def most_clusters(self, job: Job) -> int:
         """Clusters that there can be."""
-        return num_clusters(job)
+        return job.num_clusters
 
     def reads_unlabeled_loss(self, student: Any) -> bool:
         """Where it ranks the pool."""

@@ -27,9 +27,11 @@ class Job:
         teacher: settings of the teacher.
         student: settings that all rows share which start from it.
         own: the method's own settings, of its type `Settings`.
-        images: the splits of the run, and the views of them.
-        runtime: device and loader processes.
+        num_classes: labeled ones.
+        num_clusters: k, of the pool.
         embedding_size: of the models.
+        runtime: device and loader processes.
+        images: the splits of the run, and the views of them.
         freeze_batchnorm: keep the trunk's batch norm as it came.
         epoch_steps: between validations.
         seed: of the run.
@@ -38,20 +40,19 @@ class Job:
     teacher: TeacherConfig
     student: StudentConfig
     own: Any
-    images: Views
-    runtime: Runtime
+    num_classes: int
+    num_clusters: int
     embedding_size: int
-    freeze_batchnorm: bool
-    epoch_steps: int
-    seed: int
+    runtime: Runtime
+    images: Views
+    freeze_batchnorm: bool = False
+    epoch_steps: int = 250
+    seed: int = 0
 
     @property
     def sizes(self) -> dict[str, Any]:
         """What a loss with weights for the labeled classes has to know."""
-        return {
-            "num_classes": self.images.splits.labeled.num_classes,
-            "embedding_size": self.embedding_size,
-        }
+        return {"num_classes": self.num_classes, "embedding_size": self.embedding_size}
 
 
 class Method:
@@ -166,18 +167,19 @@ class Method:
         scale = self.training(job).basis.logit_scale
         return FeatureBasisLoss(**job.sizes, regularizer=None, logit_scale=scale)
 
-    def common(self, job: Job, models: Models, losses: Models) -> dict[str, Any]:
-        """Arguments that every trainer takes."""
+    def learning(self, job: Job, models: Models, losses: Models) -> dict[str, Any]:
+        """Arguments of a trainer that say what learns, and how."""
         from .building import build_optimizers
 
-        settings = self.training(job)
+        optimizers = build_optimizers(self.training(job), models | losses, f"{self.stage}.optimizer")
+        return {"models": models, "optimizers": optimizers, "loss_funcs": losses}
+
+    def reading(self, job: Job) -> dict[str, Any]:
+        """Arguments of a trainer that concern labeled images, and where it computes."""
         return {
-            "models": models,
-            "optimizers": build_optimizers(settings, models | losses, f"{self.stage}.optimizer"),
-            "loss_funcs": {name: loss.to(job.runtime.device) for name, loss in losses.items()},
             "dataset": job.images.augmented(job.images.splits.labeled),
             "collate_fn": job.images.collate(),
-            "iterations_per_epoch": min(job.epoch_steps, settings.steps),
+            "iterations_per_epoch": min(job.epoch_steps, self.training(job).steps),
             "data_device": job.runtime.device,
             "freeze_trunk_batchnorm": job.freeze_batchnorm,
             "dataloader_num_workers": job.runtime.workers,

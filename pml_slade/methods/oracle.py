@@ -29,13 +29,12 @@ class Oracle(Slade):
         """As many as the pool has classes."""
         return int(self.labels(job).max()) + 1
 
-    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
+    def pool(self, job: Job, folder: Path) -> dict[str, Any]:
         """The pool under its true labels."""
         from ..datasets import PseudoLabelDataset
 
-        arguments = super().pool(job, losses, folder)
-        offset = job.images.splits.labeled.num_classes
-        known = PseudoLabelDataset(arguments["unlabeled_dataset"], self.labels(job), offset)
+        arguments = super().pool(job, folder)
+        known = PseudoLabelDataset(arguments["unlabeled_dataset"], self.labels(job), job.num_classes)
         return arguments | {"unlabeled_dataset": known}
 
     def labels(self, job: Job) -> np.ndarray:

@@ -28,16 +28,41 @@ class PoolMethod(Method):
 
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
         """Return the trainer of a student."""
-        losses = self.losses(job)
+        losses = {name: loss.to(job.runtime.device) for name, loss in self.losses(job).items()}
         return self.trainer_class()(
-            batch_size=job.student.batch_size,
-            mining_funcs=self.miners(job) | self.pool_miners(job, losses),
-            loss_weights=self.loss_weights(job, losses),
-            basis_warmup=self.basis_warmup(job),
             teacher=None if average is None else average.models,
-            **self.pool(job, losses, folder),
-            **self.common(job, models, losses),
+            **self.recipe(job, losses),
+            **self.learning(job, models, losses),
+            **self.reading(job),
+            **self.pool(job, folder),
         )
+
+    def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
+        """Arguments of the trainer that are the method's own."""
+        from ..losses import ClusterBasisLoss
+
+        student = job.student
+        classifies = isinstance(losses.get("unlabeled_metric_loss"), ClusterBasisLoss)  # it looks at no pairs
+        return {
+            "batch_size": student.batch_size,
+            "mining_funcs": self.miners(job) | self.pool_miners(job, losses),
+            "loss_weights": self.loss_weights(job, losses),
+            "basis_warmup": self.basis_warmup(job),
+            "unlabeled_batch_size": student.unlabeled_batch_size,
+            "unlabeled_images_per_class": None if classifies else student.images_per_class,
+            "num_clusters": job.num_clusters,
+            "cluster_kwargs": clustering(job),
+            "relabel_every": self.relabel_every(job),
+        }
+
+    def pool(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Arguments of the trainer that concern the pool's images."""
+        pool = job.images.splits.unlabeled.without_labels()
+        return {
+            "unlabeled_dataset": job.images.augmented(pool),
+            "clustering_dataset": job.images.plain(pool),
+            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder),
+        }
 
     def trainer_class(self) -> Any:
         """The class of the trainer."""
@@ -102,40 +127,29 @@ class PoolMethod(Method):
         """Whether `student.unlabeled_loss` has a part in it."""
         return True
 
-    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
-        """Arguments of the trainer that concern the pool."""
-        from ..losses import ClusterBasisLoss
-
-        student, pool = job.student, job.images.splits.unlabeled.without_labels()
-        classifies = isinstance(losses.get("unlabeled_metric_loss"), ClusterBasisLoss)  # it looks at no pairs
-        return {
-            "unlabeled_dataset": job.images.augmented(pool),
-            "unlabeled_batch_size": student.unlabeled_batch_size,
-            "unlabeled_images_per_class": None if classifies else student.images_per_class,
-            "clustering_dataset": job.images.plain(pool),
-            "num_clusters": num_clusters(job),
-            "cluster_kwargs": clustering(job),
-            "relabel_every": self.relabel_every(job),
-            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder),
-        }
-
 
 class TwoViewsMethod(PoolMethod):
     """Without clusters: each image of the pool stands for itself, and is seen twice."""
 
-    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
-        """The pool's images, a label each."""
+    def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
+        """Nothing is clustered."""
+        arguments = super().recipe(job, losses)
+        for name in ("unlabeled_images_per_class", "num_clusters", "cluster_kwargs", "relabel_every"):
+            del arguments[name]
+        return arguments
+
+    def pool(self, job: Job, folder: Path) -> dict[str, Any]:
+        """The pool's images, a label each, at random."""
         import numpy as np
         from torch.utils.data import RandomSampler
 
         from ..datasets import PseudoLabelDataset
 
         pool = job.images.splits.unlabeled.without_labels()
-        offset = job.images.splits.labeled.num_classes
-        images = PseudoLabelDataset(job.images.augmented(pool, views=2), np.arange(len(pool)), offset)
+        views = job.images.augmented(pool, views=2)
+        images = PseudoLabelDataset(views, np.arange(len(pool)), job.num_classes)
         return {
             "unlabeled_dataset": images,
-            "unlabeled_batch_size": job.student.unlabeled_batch_size,
             "unlabeled_collate_fn": job.images.collate(views=2),
             "unlabeled_sampler": RandomSampler(images),
         }
@@ -152,15 +166,6 @@ class TwoViewsMethod(PoolMethod):
     def reads_unlabeled_loss(self, student: Any) -> bool:
         """It has a loss of its own."""
         return False
-
-
-def num_clusters(job: Job) -> int:
-    """k: as configured, or as many images a cluster as a labeled class has."""
-    from ..clustering import suggest_num_clusters
-
-    labeled, pool = job.images.splits.labeled, job.images.splits.unlabeled
-    images_per_class = len(labeled) / labeled.num_classes
-    return job.student.num_clusters or suggest_num_clusters(len(pool), images_per_class)
 
 
 def clustering(job: Job) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -34,10 +33,10 @@ class SelfSupervised(TwoViewsMethod):
 
         return TwoViewsLoss(job.own.temperature)
 
-    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
+    def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
         """Half as many images, since it learns from both views."""
         size = job.student.unlabeled_batch_size // 2
-        return super().pool(job, losses, folder) | {"unlabeled_batch_size": size}
+        return super().recipe(job, losses) | {"unlabeled_batch_size": size}
 
     def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
         """Refuse batches that are no two views of two images or more."""

@@ -42,15 +42,17 @@ class SelfTaught(MeanTeacher):
 
         return SelfTaughtLoss(job.own.neighbours, normalize_student=True)
 
-    def pool(self, job: Job, losses: Models, folder: Path) -> dict[str, Any]:
+    def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
+        """How many neighbours there are in a group."""
+        embedding = {"progress": job.runtime.progress}
+        return super().recipe(job, losses) | {"neighbours": job.own.neighbours, "cluster_kwargs": embedding}
+
+    def pool(self, job: Job, folder: Path) -> dict[str, Any]:
         """Two views of each image, and one to find neighbours by."""
-        arguments = super().pool(job, losses, folder)
+        arguments = super().pool(job, folder)
         del arguments["unlabeled_sampler"]
-        return arguments | {
-            "clustering_dataset": job.images.plain(job.images.splits.unlabeled.without_labels()),
-            "cluster_kwargs": {"progress": job.runtime.progress},
-            "neighbours": job.own.neighbours,
-        }
+        plain = job.images.plain(job.images.splits.unlabeled.without_labels())
+        return arguments | {"clustering_dataset": plain}
 
     def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
         """Refuse batches that groups do not fill."""

@@ -24,7 +24,7 @@ class Supervised(Method):
 
     def images_per_class(self, job: Job) -> int:
         """As configured, or as many more as the classes need to fill a batch."""
-        size, classes = self.images_a_step(job), job.images.splits.labeled.num_classes
+        size, classes = self.images_a_step(job), job.num_classes
         configured = self.training(job).images_per_class
         return next(m for m in range(configured, size + 1) if size % m == 0 and classes * m >= size)
 
@@ -32,12 +32,12 @@ class Supervised(Method):
         """Return PML's own trainer of a loss."""
         from pytorch_metric_learning.trainers import MetricLossOnly
 
-        losses = {"metric_loss": self.loss(job)}
-        return MetricLossOnly(
-            batch_size=self.images_a_step(job),
-            mining_funcs=self.miners(job),
-            **self.common(job, models, losses),
-        )
+        losses = {"metric_loss": self.loss(job).to(job.runtime.device)}
+        return MetricLossOnly(**self.recipe(job), **self.learning(job, models, losses), **self.reading(job))
+
+    def recipe(self, job: Job) -> dict[str, Any]:
+        """Arguments of the trainer that are the method's own."""
+        return {"batch_size": self.images_a_step(job), "mining_funcs": self.miners(job)}
 
     def loss(self, job: Job) -> Any:
         """The ranking loss, and the classifier beside it."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..checkpoints import file_digest, write_atomic, write_json_atomic
+from ..clustering import suggest_num_clusters
 from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
@@ -115,14 +116,18 @@ class Run:
 
     def job(self, method: Method) -> Job:
         """What a method works with here."""
-        config = self.config
+        config, labeled = self.config, self.splits.labeled
+        images_per_class = len(labeled) / labeled.num_classes
+        suggested = suggest_num_clusters(len(self.splits.unlabeled), images_per_class)
         return Job(
             teacher=config.teacher,
             student=config.student,
             own=config.own(method),
-            images=self.views,
-            runtime=self.runtime,
+            num_classes=labeled.num_classes,
+            num_clusters=config.student.num_clusters or suggested,
             embedding_size=config.model.embedding_size,
+            runtime=self.runtime,
+            images=self.views,
             freeze_batchnorm=config.model.freeze_batchnorm,
             epoch_steps=config.epoch_steps,
             seed=config.seed,

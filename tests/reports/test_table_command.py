@@ -4,9 +4,11 @@ import re
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pml_slade import cli
+from pml_slade.cli import comparing
 from pml_slade.reports.benchmark import results_table
 from pml_slade.reports.experiments import read_experiments
 
@@ -17,7 +19,7 @@ def table(monkeypatch, capsys):
 
     def run(*arguments, terminal=False, width=200):
         monkeypatch.setattr(sys, "argv", ["pml-slade", "table", *map(str, arguments)])
-        monkeypatch.setattr(cli, "console", cli.Console(width=width, force_terminal=terminal))
+        monkeypatch.setattr(comparing, "console", lambda: Console(width=width, force_terminal=terminal))
         try:
             cli.main()
             code = 0

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from pml_slade import cli
 from pml_slade.cli import training
-from pml_slade.running import pretraining, stages
-from pml_slade.runtime import Runtime
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.models import build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from pml_slade.running import pretraining, stages
 from pml_slade.running.models import build_models
 from pml_slade.running.pretraining import build_trainer, run_pretraining
 from pml_slade.running.run import Run
+from pml_slade.runtime import Runtime
 
 SWAV = (
     "pretraining.steps=12",

@@ -190,7 +190,7 @@ def pool_ranking(student: StudentConfig) -> ContrastiveLoss:
 
 def embed_plainly(stage: Stage, setup: Setup, images: np.ndarray) -> Tensor:
     """Embeddings of pool images under the transform for evaluation, (n, d)."""
-    pool = builders.with_transform(setup.splits.unlabeled.without_labels(), setup.config.data, train=False)
+    pool = builders.with_transform(setup.splits.unlabeled.without_labels(), setup.config, train=False)
     embeddings = embed(
         Subset(pool, images.tolist()),
         embedding_model(stage.models),

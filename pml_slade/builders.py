@@ -24,8 +24,10 @@ from .datasets.images import ImageDataset
 from .datasets.omniglot import omniglot_splits
 from .datasets.splits import Splits, check_gallery, split_validation
 from .datasets.transforms import batch_transforms, transforms
+from .datasets.trunk_input import TrunkInput
 from .exceptions import ConfigError, DataError
-from .models import build_model
+from .models import build_model, build_trunk, check_forward, trunk_input
+from .models.trunks import shapes_alone
 from .pretraining import lars
 
 logger = logging.getLogger("pml_slade")
@@ -171,23 +173,44 @@ def report_duplicates(splits: Splits) -> str | None:
     return "; ".join(reports)
 
 
-def with_transform(dataset: ImageDataset, data: DataConfig, train: bool, views: int = 1) -> ImageDataset:
+def with_transform(dataset: ImageDataset, config: Config, train: bool, views: int = 1) -> ImageDataset:
     """Return the dataset under the run's transform for training or for evaluation.
 
     What a batch goes through in training besides, `build_collate` has.
     """
     if train:
-        return dataset.with_transform(_batch_transforms(data, views)[0])
-    return dataset.with_transform(transforms(data.transform, data.image_size, data.mode, train=False))
+        return dataset.with_transform(_batch_transforms(config, views)[0])
+    data = config.data
+    expected = build_trunk_input(config)
+    return dataset.with_transform(
+        transforms(data.transform, data.image_size, data.mode, trunk_input=expected)
+    )
 
 
-def build_collate(data: DataConfig, views: int = 1) -> Callable[[list[Any]], Any] | None:
+def build_collate(config: Config, views: int = 1) -> Callable[[list[Any]], Any] | None:
     """Return what makes a training batch of items, or None for PyTorch's own."""
-    return _batch_transforms(data, views)[1]
+    return _batch_transforms(config, views)[1]
 
 
-def _batch_transforms(data: DataConfig, views: int) -> tuple[Any, Callable[[list[Any]], Any] | None]:
-    return batch_transforms(data.transform, data.image_size, data.mode, data.augmentation, views)
+def _batch_transforms(config: Config, views: int) -> tuple[Any, Callable[[list[Any]], Any] | None]:
+    data = config.data
+    return batch_transforms(
+        data.transform, data.image_size, data.mode, data.augmentation, views, build_trunk_input(config)
+    )
+
+
+def build_trunk_input(config: Config) -> TrunkInput | None:
+    """Return what the trunk expects of photographs; drawings are what they are."""
+    model, data = config.model, config.data
+    return trunk_input(model.trunk, data.mode, model.weights) if data.transform == "photo" else None
+
+
+def check_model(config: Config) -> None:
+    """Refuse a trunk, options or an image size that do not fit each other, before anything is read."""
+    model, channels = config.model, len(config.data.mode)
+    with shapes_alone():
+        trunk = build_trunk(model.trunk, channels, **model.trunk_options)
+    check_forward({"trunk": trunk}, config.data.image_size, channels)
 
 
 def build_models(config: Config, weights: Path | None = None) -> dict[str, torch.nn.Module]:
@@ -205,20 +228,24 @@ def build_models(config: Config, weights: Path | None = None) -> dict[str, torch
         in_channels=len(config.data.mode),
         weights=weights or model.weights,
         hidden_sizes=tuple(model.hidden_sizes),
+        trunk_options=model.trunk_options,
     )
 
 
 def model_meta(config: Config) -> dict[str, Any]:
     """Return what is needed to rebuild the model and its transform from a file."""
     model, data = config.model, config.data
+    expected = build_trunk_input(config)
     return {
         "trunk": model.trunk,
+        "trunk_options": dict(model.trunk_options),
         "embedding_size": model.embedding_size,
         "hidden_sizes": list(model.hidden_sizes),
         "in_channels": len(data.mode),
         "image_size": data.image_size,
         "mode": data.mode,
         "transform": data.transform,
+        "input": None if expected is None else expected.as_meta(),
     }
 
 

@@ -352,7 +352,9 @@ def _embed(
     missing = [key for key in ("transform", "image_size", "mode") if key not in meta]
     if missing:
         raise ConfigError(f"model: {model} does not say {missing}: it was not written by `pml-slade train`.")
-    transform = transforms(meta["transform"], meta["image_size"], meta["mode"], train=False)
+    transform = transforms(
+        meta["transform"], meta["image_size"], meta["mode"], trunk_input=loaded.trunk_input
+    )
     dataset = open_images(images, transform, mode=meta["mode"], labeled=labeled)
     vectors = run_embedding(
         dataset, loaded, data_getter=first_of_item, batch_size=batch_size, progress=not quiet

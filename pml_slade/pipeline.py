@@ -74,6 +74,7 @@ class Pipeline:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = check_folder(config)
+        builders.check_model(config)
         self.setup = recipes.Setup(
             config, splits or builders.build_splits(config), builders.build_device(config), progress
         )
@@ -185,7 +186,7 @@ class Pipeline:
 
     def _embed(self, models: Models, dataset: ImageDataset) -> np.ndarray:
         return embed(
-            builders.with_transform(dataset, self.config.data, train=False),
+            builders.with_transform(dataset, self.config, train=False),
             recipes.embedding_model(models),
             data_getter=first_of_item,
             batch_size=256,

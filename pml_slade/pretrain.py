@@ -14,9 +14,17 @@ from . import builders
 from .config import Config
 from .datasets.images import ImageDataset
 from .exceptions import CheckpointError
-from .models import SwAVCheckpoint, build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from .models import (
+    SwAVCheckpoint,
+    build_trunk,
+    check_forward,
+    load_swav_checkpoint,
+    save_swav_checkpoint,
+    swav_head,
+)
 from .models.saving import state_difference
 from .pretraining import SwAVLoss, SwAVTrainer, swav_views
+from .pretraining.views import local_size
 from .runs import begin, check_folder
 from .stages import Stage, Validate, run_stage, seed_everything
 
@@ -102,7 +110,11 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
     settings, data = config.pretraining, config.data
     seed_everything(config.seed)
     given = _given(config)
-    trunk = build_trunk(config.model.trunk, len(data.mode), config.model.weights)
+    trunk = build_trunk(
+        config.model.trunk, len(data.mode), config.model.weights, **config.model.trunk_options
+    )
+    crops = [local_size(data.image_size, data.transform)] if settings.num_local else []
+    check_forward({"trunk": trunk}, data.image_size, len(data.mode), crops)
     sizes: Any = (trunk.output_size, settings.hidden_size, settings.embedding_size)
     head, loss = swav_head(*sizes), _loss(config, given)
     if given is not None:
@@ -115,7 +127,8 @@ def build_trainer(config: Config, images: Sequence[ImageDataset], device: torch.
         )
         for name, part in parts.items()
     }
-    views = swav_views(data.transform, data.image_size, data.mode, settings.num_local)
+    expected = builders.build_trunk_input(config)
+    views = swav_views(data.transform, data.image_size, data.mode, settings.num_local, expected)
     dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images])
     frozen, queue_from = settings.freeze_prototypes, settings.queue_from_step
     if frozen is None:

@@ -129,8 +129,8 @@ def build_trainer(setup: Setup, row: str, models: Models, folder: Path) -> tuple
         "optimizers": _optimizers(setup, row, models, losses),
         "loss_funcs": {name: loss.to(setup.device) for name, loss in losses.items()},
         "mining_funcs": miners,
-        "dataset": builders.with_transform(setup.splits.labeled, data, train=True),
-        "collate_fn": builders.build_collate(data),
+        "dataset": builders.with_transform(setup.splits.labeled, setup.config, train=True),
+        "collate_fn": builders.build_collate(setup.config),
         "iterations_per_epoch": min(setup.config.epoch_steps, settings.steps),
         "data_device": setup.device,
         "freeze_trunk_batchnorm": setup.config.model.freeze_batchnorm,
@@ -289,13 +289,13 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
     if row in PEERS:
         return _two_views(setup, row)
     config, pool = setup.config, setup.splits.unlabeled.without_labels()
-    training = builders.with_transform(pool, config.data, train=True)
+    training = builders.with_transform(pool, config, train=True)
     by_clusters = _classifies_clusters(setup, row)  # and looks at no pairs
     arguments = {
         "unlabeled_dataset": training,
         "unlabeled_batch_size": config.student.unlabeled_batch_size,
         "unlabeled_images_per_class": None if by_clusters else config.student.images_per_class,
-        "clustering_dataset": builders.with_transform(pool, config.data, train=False),
+        "clustering_dataset": builders.with_transform(pool, config, train=False),
         "num_clusters": _num_clusters(setup),
         "cluster_kwargs": _clustering(setup),
         "relabel_every": _relabel_every(setup, row),
@@ -310,16 +310,16 @@ def _pool(setup: Setup, row: str, folder: Path) -> dict[str, Any]:
 def _two_views(setup: Setup, row: str) -> dict[str, Any]:
     """Likewise, of a peer without clusters: each image stands for itself, and is seen twice."""
     config, pool = setup.config, setup.splits.unlabeled.without_labels()
-    views = builders.with_transform(pool, config.data, train=True, views=2)
+    views = builders.with_transform(pool, config, train=True, views=2)
     images = PseudoLabelDataset(views, np.arange(len(pool)), setup.splits.labeled.num_classes)
     size = config.student.unlabeled_batch_size
     arguments = {
         "unlabeled_dataset": images,
         "unlabeled_batch_size": size // 2 if row == "self_supervised" else size,  # it learns from both views
-        "unlabeled_collate_fn": builders.build_collate(config.data, views=2),
+        "unlabeled_collate_fn": builders.build_collate(config, views=2),
     }
     if row == "self_taught":  # it draws nearest neighbours
-        plain = builders.with_transform(pool, config.data, train=False)
+        plain = builders.with_transform(pool, config, train=False)
         return arguments | {
             "clustering_dataset": plain,
             "cluster_kwargs": {"progress": setup.progress},

@@ -144,7 +144,7 @@ def test_images_of_all_sizes_and_formats_come_out_alike(folders, tmp_path):
     config = small_config(folders, tmp_path, "data.mode=RGB")
     parts = builders.build_splits(config)
     for train in (True, False):
-        pool = builders.with_transform(parts.unlabeled, config.data, train)
+        pool = builders.with_transform(parts.unlabeled, config, train)
         assert {pool[i][0].shape for i in range(12)} == {(3, 16, 16)}
 
 
@@ -270,4 +270,6 @@ def test_the_models_file_says_how_to_rebuild_it(tmp_path):
         "image_size": 16,
         "mode": "L",
         "transform": "small",
+        "trunk_options": {},
+        "input": None,
     }

@@ -193,7 +193,7 @@ def test_clusters_are_as_large_as_labeled_classes_unless_told(run):
 def clustered_by(run, model, k):
     """The pool's clusters under a model, as the pipeline should find them."""
     config = small_config(NOWHERE, run.folder)
-    images = builders.with_transform(run.data.unlabeled, config.data, train=False)
+    images = builders.with_transform(run.data.unlabeled, config, train=False)
     vectors = embed(images, model, data_getter=lambda item: item[0], progress=False)
     return cluster(vectors, k, seed=0).labels
 
@@ -464,7 +464,7 @@ def test_results_are_those_of_the_model_file(run):
     config = small_config(NOWHERE, run.folder)
     for row in ("teacher", "slade"):
         for part, found in (("validation", results[row].validation), ("test", results[row].test)):
-            dataset = builders.with_transform(getattr(run.data, part), config.data, train=False)
+            dataset = builders.with_transform(getattr(run.data, part), config, train=False)
             vectors = embed(dataset, run.model(row), data_getter=lambda item: item[0], progress=False)
             assert pipeline.evaluate(vectors, dataset.labels) == pytest.approx(found)
 

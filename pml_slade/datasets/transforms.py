@@ -102,8 +102,8 @@ def transforms(
 
     `"photo"` resizes the short side to more than `image_size`; in training a random crop (16 to 100 % of the
     area, ratio 0.75 to 1.33), a flip and, if strong, SwAV's changes of colour, else a centre crop; values are
-    normalised. By how much, and by what, `trunk_input` says: evaluation is then the pipeline of the trunk's own
-    library at this size. Without it, all is the reality check's, which is also the paper's: 256/227 of
+    normalised. By how much, and by what, `trunk_input` says: evaluation is then the pipeline of the trunk's
+    own library at this size. Without it, all is the reality check's, which is also the paper's: 256/227 of
     `image_size` (256 for 227), ImageNet's mean and deviation (`"RGB"`) or 0.5 (`"L"`).
 
     Args:

@@ -15,7 +15,10 @@ RESIZE_RATIO = 256 / 227
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 SMALLEST_CROP = 0.5
-"""No trunk wants less. A model's file is a stranger's, and a tiny share would mean a gigantic resized image."""
+"""No trunk wants less. A model's file is a stranger's, and a tiny share would mean a gigantic image."""
+
+LARGEST_NUMBER = 1e6
+"""Beyond which a mean or a deviation of pixels in [0, 1] is damaged; it keeps NaN out, too."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class TrunkInput:
             raise ConfigError(f"interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
         if self.crop is not None and not (_is_number(self.crop) and SMALLEST_CROP <= self.crop <= 1):
             raise ConfigError(f"crop must be in [{SMALLEST_CROP}, 1], got {self.crop!r}")
+        if self.size is not None and not isinstance(self.size, int):
+            raise ConfigError(f"size must be a number of pixels or None, got {self.size!r}")
 
     @classmethod
     def usual(cls, mode: str = "RGB") -> TrunkInput:
@@ -67,7 +72,7 @@ class TrunkInput:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> TrunkInput:
-        """What the description in a model's file says; files that say nothing were trained with the usual one.
+        """What the description in a model's file says; where it says nothing, the usual was meant.
 
         Args:
             meta: with `"input"`, as `as_meta` gives it, and `"mode"`.
@@ -117,4 +122,4 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER

@@ -9,7 +9,6 @@ from torch import nn
 from pml_slade.exceptions import CheckpointError
 from pml_slade.models import ConvNet, LoadReport, load_state, load_trunk_weights, save_model
 from pml_slade.models.embedder import Embedder
-from pml_slade.models.weights import adapt_input_kernels
 
 META = {"trunk": "convnet", "trunk_options": {"width": 4}, "embedding_size": 3, "in_channels": 1}
 
@@ -132,14 +131,6 @@ def test_rgb_kernels_are_summed_for_gray_images_and_reported(tmp_path, trunk):
     assert report.adapted == ["blocks.0.0.weight"]
     expected = source.blocks[0][0].weight.sum(dim=1, keepdim=True)
     torch.testing.assert_close(trunk.blocks[0][0].weight, expected)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
-def test_adapted_kernels_answer_a_constant_image_alike_where_channels_repeat(channels):
-    weight = torch.randn(5, 1, 3, 3).expand(-1, 3, -1, -1)
-    adapted = adapt_input_kernels(weight, channels)
-    assert adapted.shape == (5, channels, 3, 3)
-    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
 
 
 def test_pickled_code_is_refused_and_not_run(tmp_path):

@@ -94,8 +94,8 @@ def principal_start(features: Tensor, embedding_size: int, whitening: float = 0.
 
     The embedding is the centred features projected on their principal directions, each divided by its
     standard deviation to the power `whitening`; then all is scaled so that the mean squared norm is 1. A
-    trunk spreads what it learned over few strong directions; with some whitening, the weaker ones, which tell new
-    classes apart, count more.
+    trunk spreads what it learned over few strong directions. With some whitening, the weaker ones, which
+    tell new classes apart, count more.
 
     Directions along which the features do not vary, as there are with fewer images than dimensions, are not
     divided but scaled as the strongest one: they add nothing to the embeddings of these features, and little

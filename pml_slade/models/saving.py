@@ -19,6 +19,7 @@ from pml_slade.models.options import count_of
 from pml_slade.models.trunks import build_model, resolve_trunk_name, shapes_alone
 
 _REQUIRED = ("trunk", "embedding_size", "in_channels")
+_LONGEST_NAME = 200
 _LARGEST_UNSAVED = 2**25
 """Values in tables that a network makes for itself, Swin's attention masks for one; real ones have 2**21."""
 
@@ -178,7 +179,7 @@ def _check_sizes(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None
     """Refuse more layers than the file has tensors: building them, even without memory, might never end."""
     hidden = meta.get("hidden_sizes", ())
     sizes = [meta["embedding_size"], meta["in_channels"], *hidden]
-    if not isinstance(meta["trunk"], str) or not all(type(size) is int for size in sizes):
+    if not isinstance(meta["trunk"], str) or len(meta["trunk"]) > _LONGEST_NAME or not all(type(size) is int for size in sizes):
         raise ConfigError(f"trunk must be a name and sizes whole numbers, got {str(meta)[:200]}.")
     asked = max(len(hidden), count_of(meta.get("trunk_options") or {}))
     if asked > len(tensors):

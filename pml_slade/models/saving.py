@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pml_slade.datasets.trunk_input import TrunkInput
 from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.models.model_file import read_model_file, write_model_file
-from pml_slade.models.options import count_of
+from pml_slade.models.options import check_options, count_of
 from pml_slade.models.trunks import build_model, resolve_trunk_name, shapes_alone
 
 _REQUIRED = ("trunk", "embedding_size", "in_channels")
@@ -179,9 +179,15 @@ def _check_sizes(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None
     """Refuse more layers than the file has tensors: building them, even without memory, might never end."""
     hidden = meta.get("hidden_sizes", ())
     sizes = [meta["embedding_size"], meta["in_channels"], *hidden]
-    if not isinstance(meta["trunk"], str) or len(meta["trunk"]) > _LONGEST_NAME or not all(type(size) is int for size in sizes):
+    if (
+        not isinstance(meta["trunk"], str)
+        or len(meta["trunk"]) > _LONGEST_NAME
+        or not all(type(size) is int for size in sizes)
+    ):
         raise ConfigError(f"trunk must be a name and sizes whole numbers, got {str(meta)[:200]}.")
-    asked = max(len(hidden), count_of(meta.get("trunk_options") or {}))
+    options = meta.get("trunk_options") or {}
+    check_options(options)
+    asked = max(len(hidden), count_of(options))
     if asked > len(tensors):
         raise ConfigError(f"It asks for {asked} layers and has {len(tensors)} tensors.")
 

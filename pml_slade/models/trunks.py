@@ -160,7 +160,9 @@ def build_model(
         >>> sorted(build_model("convnet", embedding_size=32, in_channels=1))
         ['embedder', 'trunk']
     """
-    trunk = build_trunk(trunk_name, in_channels, weights, **(trunk_options or {}))
+    options = trunk_options or {}
+    check_options(options)  # one that is called as an argument of build_trunk would be taken for that
+    trunk = build_trunk(trunk_name, in_channels, weights, **options)
     output_size: Any = trunk.output_size
     return {"trunk": trunk, "embedder": Embedder(output_size, embedding_size, hidden_sizes)}
 

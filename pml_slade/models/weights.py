@@ -26,8 +26,9 @@ logger = logging.getLogger("pml_slade")
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
-# "model." and "net." are what a module of Lightning usually calls its network.
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "trunk.", "model.", "net.")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "trunk.")
+# What a module of Lightning usually calls its network; its losses and metrics are no part of that.
+_NETWORKS = ("model.", "net.")
 # MoCo v1 and v2, and v3: the encoder that is trained, beside its momentum copy, queue and predictor.
 _BRANCHES = ("encoder_q.", "base_encoder.")
 _HEADS = (
@@ -311,6 +312,10 @@ def _stripped(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def _strip_one(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     for branch in _BRANCHES:
         if chosen := {k.removeprefix(branch): v for k, v in state.items() if k.startswith(branch)}:
+            return chosen
+    for network in _NETWORKS:
+        chosen = {k.removeprefix(network): v for k, v in state.items() if k.startswith(network)}
+        if 2 * len(chosen) > len(state):
             return chosen
     for prefix in _PREFIXES:
         carrying = sum(key.startswith(prefix) for key in state)

@@ -149,7 +149,7 @@ def test_a_model_of_ours_says_what_its_weights_expect(tmp_path):
 
 
 def test_a_missing_weights_file_is_an_error():
-    with pytest.raises(CheckpointError, match="no weights file nowhere.pth"):
+    with pytest.raises(CheckpointError, match=r"no weights file nowhere\.pth"):
         trunk_input("resnet50", weights="nowhere.pth")
 
 
@@ -192,8 +192,8 @@ def test_small_crops_are_tried_too():
     fixed = build_trunk(name, **SMALL_VIT)
     with pytest.raises(
         ConfigError,
-        match=r"image_size is 32,.* 16 x 16 pixels.*by model.trunk_options=\{dynamic_img_size: true\}, or leave "
-        r"the small crops out by pretraining.num_local=0",
+        match=r"image_size is 32,.* 16 x 16 pixels.*by model.trunk_options=\{dynamic_img_size: true\}, or "
+        r"leave the small crops out by pretraining.num_local=0",
     ):
         check_forward({"trunk": fixed}, 32, crops=[16])
 

@@ -55,7 +55,9 @@ class TrainedModel:
         self.model = model
         self.runtime = runtime
         self.mode: str = meta["mode"]
-        self.transform = transforms(meta["transform"], meta["image_size"], self.mode, train=False)
+        self.transform = transforms(
+            meta["transform"], meta["image_size"], self.mode, trunk_input=model.trunk_input
+        )
 
     def open(self, images: Images, labeled: bool = False) -> ImageDataset:
         """Return images as a data set under the model's transform.

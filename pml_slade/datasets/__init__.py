@@ -11,6 +11,7 @@ from .redrawing import Redraw
 from .splits import Splits, split_classes
 from .tables import image_csv
 from .transforms import batch_transforms, transforms
+from .trunk_input import TrunkInput
 
 __all__ = [
     "CATALOGUE",
@@ -24,6 +25,7 @@ __all__ = [
     "PseudoLabelDataset",
     "Redraw",
     "Splits",
+    "TrunkInput",
     "batch_transforms",
     "find_duplicates",
     "glyphs_splits",

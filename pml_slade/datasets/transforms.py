@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 
 from ..exceptions import ConfigError
 from .redrawing import CollateViews, Redraw, check_strength
+from .trunk_input import TrunkInput
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESIZE_RATIO = 256 / 227
-"""Short side after resizing, as a multiple of the crop: the reality check's sizes."""
+LARGEST_SIDE = 4096
+"""Of an image in pixels. A model's file is a stranger's, and a larger side could fill the memory."""
 
 BLUR = 0.1
 """Side of the blur's kernel as a share of the crop's, as in SimCLR."""
@@ -88,16 +88,23 @@ class TwoViews:
 
 
 def transforms(
-    kind: str, image_size: int, mode: str = "RGB", train: bool = False, strength: str = "mild"
+    kind: str,
+    image_size: int,
+    mode: str = "RGB",
+    train: bool = False,
+    strength: str = "mild",
+    trunk_input: TrunkInput | None = None,
 ) -> Callable[[Image.Image], torch.Tensor]:
     """Builds the transform of PIL images for one kind of data.
 
     `"small"` is for glyphs and characters: the image is squeezed to a square; in training it is drawn anew
-    by `Redraw(strength)`, the uncovered border black. Values stay in [0, 1]. `"photo"` is the reality
-    check's, which is also the paper's: the short side becomes 256/227 of `image_size` (256 for 227); in
-    training a random crop (16 to 100 % of the area, ratio 0.75 to 1.33), a flip and, if strong, SwAV's
-    changes of colour, else a centre crop; values are normalised by ImageNet's mean and deviation (`"RGB"`)
-    or 0.5 (`"L"`).
+    by `Redraw(strength)`, the uncovered border black. Values stay in [0, 1].
+
+    `"photo"` resizes the short side to more than `image_size`; in training a random crop (16 to 100 % of the
+    area, ratio 0.75 to 1.33), a flip and, if strong, SwAV's changes of colour, else a centre crop; values are
+    normalised. By how much, and by what, `trunk_input` says: evaluation is then the pipeline of the trunk's
+    own library at this size. Without it, all is the reality check's, which is also the paper's: 256/227 of
+    `image_size` (256 for 227), ImageNet's mean and deviation (`"RGB"`) or 0.5 (`"L"`).
 
     Args:
         kind: `"small"` or `"photo"`.
@@ -105,12 +112,15 @@ def transforms(
         mode: The dataset's mode, `"RGB"` or `"L"`.
         train: Whether to augment at random.
         strength: `"mild"` or `"strong"`: how much training augments.
+        trunk_input: what the trunk expects of photographs (see `models.trunk_input`); None for the reality
+            check's.
 
     Returns:
         A picklable function: PIL image in `mode` -> float32 tensor (C, image_size, image_size).
 
     Raises:
-        ConfigError: `kind`, `mode` or `strength` is unknown, or `image_size` is not positive.
+        ConfigError: `kind`, `mode` or `strength` is unknown, `image_size` is out of range, or `trunk_input`
+            is for other channels.
 
     Examples:
         >>> from PIL import Image
@@ -119,25 +129,33 @@ def transforms(
         >>> transforms("photo", 32)(Image.new("RGB", (64, 48))).shape
         torch.Size([3, 32, 32])
     """
-    check_kind(kind, image_size, mode)
+    expected = check_kind(kind, image_size, mode, trunk_input)
     check_strength(strength)
     if kind == "small":
         redraw = [Redraw(strength)] if train else []
-        return v2.Compose([SquareResize(image_size), to_tensor(kind, mode), *redraw])
-    steps: list[Any] = [v2.Resize(round(image_size * RESIZE_RATIO), antialias=True)]
+        return v2.Compose([SquareResize(image_size), ToFloatTensor(), *redraw])
+    how, side = interpolation(expected), expected.resized(image_size)
+    both_sides = [side, side] if expected.squash and not train else side
+    steps: list[Any] = [v2.Resize(both_sides, how, antialias=True)]
     if train:
+        area, ratio = (0.16, 1.0), (0.75, 1.33)
         steps += [
-            v2.RandomResizedCrop(image_size, scale=(0.16, 1.0), ratio=(0.75, 1.33), antialias=True),
+            v2.RandomResizedCrop(image_size, area, ratio, how, antialias=True),
             v2.RandomHorizontalFlip(),
             *(photo_colours(image_size, mode) if strength == "strong" else []),
         ]
     else:
         steps.append(v2.CenterCrop(image_size))
-    return v2.Compose([*steps, to_tensor(kind, mode)])
+    return v2.Compose([*steps, ToFloatTensor(expected.mean, expected.std)])
 
 
 def batch_transforms(
-    kind: str, image_size: int, mode: str = "RGB", strength: str = "mild", views: int = 1
+    kind: str,
+    image_size: int,
+    mode: str = "RGB",
+    strength: str = "mild",
+    views: int = 1,
+    trunk_input: TrunkInput | None = None,
 ) -> tuple[Callable[[Image.Image], Any], CollateViews | None]:
     """Builds training's transform as two parts: one for each image, one for each batch.
 
@@ -151,13 +169,14 @@ def batch_transforms(
         mode: The dataset's mode, `"RGB"` or `"L"`.
         strength: `"mild"` or `"strong"`.
         views: Views of each image, 1 or 2.
+        trunk_input: See `transforms`.
 
     Returns:
         The transform of a dataset's PIL images, and its loader's `collate_fn`, or None for torch's. Both are
         picklable.
 
     Raises:
-        ConfigError: `kind`, `mode`, `strength` or `views` is unknown, or `image_size` is not positive.
+        ConfigError: `views` is neither, and see `transforms`.
 
     Examples:
         >>> import numpy as np
@@ -173,25 +192,29 @@ def batch_transforms(
         raise ConfigError(f"views must be 1 or 2, got {views!r}")
     if kind == "small":
         return transforms(kind, image_size, mode), CollateViews(Redraw(strength), views)
-    transform = transforms(kind, image_size, mode, train=True, strength=strength)
+    transform = transforms(kind, image_size, mode, True, strength, trunk_input)
     return (transform, None) if views == 1 else (TwoViews(transform), CollateViews(None, views))
 
 
-def check_kind(kind: str, image_size: int, mode: str) -> None:
-    """Refuse what `transforms` cannot make."""
+def check_kind(kind: str, image_size: int, mode: str, trunk_input: TrunkInput | None = None) -> TrunkInput:
+    """Refuse what `transforms` cannot make; return what the trunk expects, or what is assumed without it."""
     if kind not in ("small", "photo"):
         raise ConfigError(f"kind must be 'small' or 'photo', got {kind!r}")
-    if image_size < 1:
-        raise ConfigError(f"image_size must be at least 1 pixel, got {image_size}")
+    if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
+        raise ConfigError(f"image_size must be at least 1 pixel, got {image_size!r}")
+    if image_size > LARGEST_SIDE:
+        raise ConfigError(f"image_size must be at most {LARGEST_SIDE} pixels, got {image_size}")
     if mode not in ("RGB", "L"):
         raise ConfigError(f"mode must be 'RGB' or 'L', got {mode!r}")
+    expected = trunk_input or TrunkInput.usual(mode)
+    if len(expected.mean) != len(mode):
+        raise ConfigError(f"trunk_input is for {len(expected.mean)} channels, and mode is {mode!r}")
+    return expected
 
 
-def to_tensor(kind: str, mode: str) -> ToFloatTensor:
-    """The last step of every transform of a kind of data: photographs are normalised, drawings are not."""
-    if kind == "small":
-        return ToFloatTensor()
-    return ToFloatTensor(IMAGENET_MEAN, IMAGENET_STD) if mode == "RGB" else ToFloatTensor((0.5,), (0.5,))
+def interpolation(trunk_input: TrunkInput) -> v2.InterpolationMode:
+    """How torchvision is told to resize."""
+    return v2.InterpolationMode(trunk_input.interpolation)
 
 
 def photo_colours(size: int, mode: str) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from .images import ImageDataset
 from .splits import Splits
 from .transforms import batch_transforms, transforms
+from .trunk_input import TrunkInput
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Views:
         image_size: side in pixels.
         mode: "RGB" or "L".
         strength: "mild" or "strong": how much training augments.
+        trunk_input: what the trunk expects of photographs; None: ImageNet's usual values.
 
     Examples:
         >>> import numpy as np
@@ -36,10 +38,13 @@ class Views:
     image_size: int
     mode: str
     strength: str = "mild"
+    trunk_input: TrunkInput | None = None
 
     def plain(self, images: ImageDataset) -> ImageDataset:
         """The images under the transform of evaluation, under which they are also clustered."""
-        return images.with_transform(transforms(self.kind, self.image_size, self.mode, train=False))
+        return images.with_transform(
+            transforms(self.kind, self.image_size, self.mode, trunk_input=self.trunk_input)
+        )
 
     def augmented(self, images: ImageDataset, views: int = 1) -> ImageDataset:
         """The images under the transform of training; `collate` has what it does to a whole batch.
@@ -55,4 +60,4 @@ class Views:
         return self._training(views)[1]
 
     def _training(self, views: int) -> tuple[Any, Callable[[list[Any]], Any] | None]:
-        return batch_transforms(self.kind, self.image_size, self.mode, self.strength, views)
+        return batch_transforms(self.kind, self.image_size, self.mode, self.strength, views, self.trunk_input)

@@ -1,7 +1,9 @@
 """Trunks and embedders, the weights they start from, and the file they end in."""
 
 from pml_slade.models.convnet import ConvNet
-from pml_slade.models.embedder import Embedder
+from pml_slade.models.embedder import Embedder, principal_start
+from pml_slade.models.inputs import check_forward, trunk_input
+from pml_slade.models.options import check_options
 from pml_slade.models.saving import LoadedModel, load_model, save_model
 from pml_slade.models.swav_checkpoint import (
     SwAVCheckpoint,
@@ -20,13 +22,17 @@ __all__ = [
     "SwAVCheckpoint",
     "build_model",
     "build_trunk",
+    "check_forward",
+    "check_options",
     "load_model",
     "load_state",
     "load_swav_checkpoint",
     "load_trunk_weights",
+    "principal_start",
     "resolve_trunk_name",
     "save_model",
     "save_swav_checkpoint",
     "swav_head",
+    "trunk_input",
     "trunk_names",
 ]

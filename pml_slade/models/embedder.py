@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pml_slade.exceptions import ConfigError
+from pml_slade.exceptions import ConfigError, DataError
+
+SMALLEST = 1e-6
+"""Share of the largest variance below which features do not vary along a direction."""
 
 
 class Embedder(nn.Module):
@@ -51,3 +56,97 @@ class Embedder(nn.Module):
             Embeddings of shape (N, embedding_size).
         """
         return self.layers(features)
+
+    @torch.no_grad()
+    def start_from(self, features: Tensor, whitening: float = 0.5) -> None:
+        """Set the layer to the principal components of features (see `principal_start`).
+
+        Args:
+            features: of the trunk, shape (N, input_size).
+            whitening: see `principal_start`.
+
+        Raises:
+            ConfigError: the embedder has hidden layers, or `whitening` is not in [0, 1].
+            DataError: the features have another size, or cannot be used.
+
+        Examples:
+            >>> embedder = Embedder(8, 2)
+            >>> features = torch.randn(50, 8)
+            >>> embedder.start_from(features)
+            >>> round(embedder(features).square().sum(1).mean().item(), 4)
+            1.0
+        """
+        if len(self.layers) > 1:
+            raise ConfigError(
+                f"The embedder has {len(self.layers) // 2} hidden layers, and principal components are "
+                "linear: pass hidden_sizes=() to start from them."
+            )
+        layer: Any = self.layers[0]
+        if features.ndim != 2 or features.shape[1] != layer.in_features:
+            raise DataError(f"features must be (N, {layer.in_features}), got {tuple(features.shape)}.")
+        weight, bias = principal_start(features, layer.out_features, whitening)
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+
+
+def principal_start(features: Tensor, embedding_size: int, whitening: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Make the linear layer whose embedding is the first principal components of features.
+
+    The embedding is the centred features projected on their principal directions, each divided by its
+    standard deviation to the power `whitening`; then all is scaled so that the mean squared norm is 1. A
+    trunk spreads what it learned over few strong directions. With some whitening, the weaker ones, which
+    tell new classes apart, count more.
+
+    Directions along which the features do not vary, as there are with fewer images than dimensions, are not
+    divided but scaled as the strongest one: they add nothing to the embeddings of these features, and little
+    to others'. Where the embedding has more dimensions than the features, it is turned into the larger space
+    by an orthonormal matrix, so that every dimension is used and all distances are kept.
+
+    Args:
+        features: shape (N, D), at least two rows.
+        embedding_size: number of embedding dimensions, E.
+        whitening: 0 leaves the components as they are, 1 makes all deviations alike.
+
+    Returns:
+        The weight, (E, D), and the bias, (E,), in the features' dtype; the embedding is
+        `features @ weight.T + bias`.
+
+    Raises:
+        ConfigError: `whitening` is not in [0, 1], or `embedding_size` is below 1.
+        DataError: fewer than two rows, values that are not finite, or rows that are all alike.
+
+    Examples:
+        >>> features = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> weight, bias = principal_start(features, 2, whitening=1.0)
+        >>> (features @ weight.T + bias).round(decimals=2)
+        tensor([[ 1.,  0.],
+                [-1.,  0.],
+                [ 0.,  1.],
+                [ 0., -1.]])
+    """
+    if not 0 <= whitening <= 1 or embedding_size < 1:
+        raise ConfigError(
+            f"whitening must be in [0, 1] and embedding_size at least 1, got {whitening!r} and "
+            f"{embedding_size!r}."
+        )
+    if features.ndim != 2 or len(features) < 2 or not bool(torch.isfinite(features).all()):
+        raise DataError(
+            f"features must be (N, D), two rows or more, all finite, got {tuple(features.shape)}."
+        )
+    x = features.detach().cpu().double()  # some devices have no doubles
+    mean = x.mean(0)
+    variances, directions = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+    variances, directions = variances.flip(0)[:embedding_size], directions.flip(1)[:, :embedding_size]
+    varies = variances > SMALLEST * variances[0]
+    if variances[0] <= torch.finfo(features.dtype).eps ** 2 * mean.square().sum():
+        raise DataError("features are all alike, so they have no principal components.")
+    scales = torch.where(varies, variances, variances[0]) ** (-whitening / 2)
+    scales /= (variances * scales**2)[varies].sum().sqrt()
+    # Of the two signs of a direction, the one whose largest coordinate is positive, on every machine.
+    signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    weight = (directions * signs * scales).T
+    if embedding_size > len(weight):
+        generator = torch.Generator().manual_seed(0)
+        square = torch.randn(embedding_size, len(weight), generator=generator, dtype=x.dtype)
+        weight = torch.linalg.qr(square).Q @ weight
+    return weight.to(features), -(weight @ mean).to(features)

@@ -1,6 +1,5 @@
 """A trained model as one safetensors file that says itself how to rebuild it."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -8,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from pml_slade.checkpoints import write_atomic
+from pml_slade.datasets.trunk_input import TrunkInput
 from pml_slade.exceptions import CheckpointError, ConfigError
-from pml_slade.models.trunks import build_model, resolve_trunk_name
+from pml_slade.models.model_file import read_model_file, write_model_file
+from pml_slade.models.options import check_options, count_of
+from pml_slade.models.trunks import build_model, resolve_trunk_name, shapes_alone
 
-_FORMAT = 1
-_KEY = "pml_slade"
 _REQUIRED = ("trunk", "embedding_size", "in_channels")
+_LONGEST_NAME = 200
+_LARGEST_UNSAVED = 2**25
+"""Values in tables that a network makes for itself, Swin's attention masks for one; real ones have 2**21."""
 
 
 class LoadedModel(nn.Module):
@@ -43,6 +44,11 @@ class LoadedModel(nn.Module):
         self.embedder = embedder
         self.meta = meta
 
+    @property
+    def trunk_input(self) -> TrunkInput:
+        """What its trunk was trained to expect of photographs: `meta["input"]`, or the usual."""
+        return TrunkInput.from_meta(self.meta)
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute the embeddings, not normalised.
 
@@ -64,8 +70,9 @@ def save_model(
         path: a `.safetensors` file, or a folder, in which it becomes `model.safetensors`.
         models: "trunk" and "embedder", as `build_model` gives them; others are not saved.
         meta: "trunk" (the name), "embedding_size" and "in_channels"; "hidden_sizes" and
-            "trunk_options" where they were given to `build_model`; and anything else that is JSON,
-            such as "image_size", "mode" and "transform". Versions are added.
+            "trunk_options" where they were given to `build_model`; "input", what the trunk was trained to
+            expect, as `TrunkInput.as_meta` gives it; and anything else that is JSON, such as "image_size",
+            "mode" and "transform". Versions are added.
 
     Returns:
         The path of the file.
@@ -94,7 +101,9 @@ def save_model(
         for part in ("trunk", "embedder")
         for key, value in unwrapped(models[part]).state_dict().items()
     }
-    if difference := state_difference(_rebuild(full), tensors):
+    with shapes_alone():
+        described = _build(full)
+    if difference := state_difference(described, tensors):
         raise ConfigError(
             f"meta describes another model than models: {difference}. Pass the trunk's name, "
             "trunk_options, embedding_size, hidden_sizes and in_channels it was built with."
@@ -103,18 +112,18 @@ def save_model(
         text = json.dumps(full)
     except TypeError as error:
         raise ConfigError(f"meta is not JSON: {error}. Pass strings, numbers, lists.") from error
-    # One key: safetensors writes several in an order that changes from run to run.
-    envelope = {"format_version": _FORMAT, "sha256": _digest(text, tensors), "meta": text}
-    header = {_KEY: json.dumps(envelope)}
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / "model.safetensors"
-    write_atomic(path, safetensors.torch.save(tensors, header))
+    write_model_file(path, text, tensors)
     return path
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LoadedModel:
     """Rebuild a model from the file that `save_model` wrote; nothing is downloaded or run.
+
+    The file may be a stranger's: of what its header asks for, only what says how a network looks is let
+    through (see `check_options`), and nothing is allocated before its shapes are those of the file's tensors.
 
     Args:
         path: the file, or the folder it is in.
@@ -138,52 +147,52 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         path = path / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"There is no model file {path}; check the path.")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    meta, tensors = read_model_file(path)
+    if meta is None:
         raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}). Restore it from a copy."
-        ) from error
-    meta = _read_meta(path, header, tensors)
+            f"{path} is not a model that save_model wrote. To start a trunk from it, pass it as "
+            "weights to build_trunk."
+        )
     try:
-        model = _rebuild(meta)
-    except (ConfigError, KeyError) as error:
+        _check_sizes(meta, tensors)
+        TrunkInput.from_meta(meta)
+        with shapes_alone():
+            shapes = _build(meta)
+        difference = state_difference(shapes, tensors)
+        model = None if difference or _unsaved(shapes) > _LARGEST_UNSAVED else _build(meta)
+    except Exception as error:  # a header may hold anything, and libraries have not thought of it
         raise CheckpointError(
             f"{path} needs a model that cannot be built here: {error} It was written with "
             f"{meta.get('versions')}; install these versions."
         ) from error
-    if difference := state_difference(model, tensors):
+    if model is None:
         raise CheckpointError(
-            f"{path} does not fit the trunk {meta['trunk']} as it is built here: {difference}. "
+            f"{path} does not fit the trunk {meta['trunk']} as it is built here: "
+            f"{difference or 'tables far larger than its weights'}. "
             f"It was written with {meta.get('versions')}; install these versions."
         )
     model.load_state_dict(tensors)
     return model.to(device).eval()
 
 
-def _read_meta(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    try:
-        envelope = json.loads(header[_KEY])
-        version, text = int(envelope["format_version"]), envelope["meta"]
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{path} is not a model that save_model wrote. To start a trunk from it, pass it as "
-            "weights to build_trunk."
-        ) from None
-    if version > _FORMAT:
-        raise CheckpointError(
-            f"{path} has format {version}, and this version of pml_slade reads up to {_FORMAT}. "
-            "Upgrade pml_slade."
-        )
-    if envelope.get("sha256") != _digest(text, tensors):
-        raise CheckpointError(f"{path} does not match its SHA-256. Restore it from a copy.")
-    meta: dict[str, Any] = json.loads(text)
-    return meta
+def _check_sizes(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse more layers than the file has tensors: building them, even without memory, might never end."""
+    hidden = meta.get("hidden_sizes", ())
+    sizes = [meta["embedding_size"], meta["in_channels"], *hidden]
+    if (
+        not isinstance(meta["trunk"], str)
+        or len(meta["trunk"]) > _LONGEST_NAME
+        or not all(type(size) is int for size in sizes)
+    ):
+        raise ConfigError(f"trunk must be a name and sizes whole numbers, got {str(meta)[:200]}.")
+    options = meta.get("trunk_options") or {}
+    check_options(options)
+    asked = max(len(hidden), count_of(options))
+    if asked > len(tensors):
+        raise ConfigError(f"It asks for {asked} layers and has {len(tensors)} tensors.")
 
 
-def _rebuild(meta: Mapping[str, Any]) -> LoadedModel:
+def _build(meta: Mapping[str, Any]) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):  # initial weights must not move the caller's seed
         models = build_model(
             meta["trunk"],
@@ -193,6 +202,12 @@ def _rebuild(meta: Mapping[str, Any]) -> LoadedModel:
             trunk_options=meta.get("trunk_options"),
         )
     return LoadedModel(models["trunk"], models["embedder"], dict(meta))
+
+
+def _unsaved(model: nn.Module) -> int:
+    """Number of values in the buffers that are no part of the state dict."""
+    saved = model.state_dict().keys()
+    return sum(buffer.numel() for name, buffer in model.named_buffers() if name not in saved)
 
 
 def state_difference(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
@@ -214,15 +229,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for key in sorted(tensors):
-        tensor = tensors[key].contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

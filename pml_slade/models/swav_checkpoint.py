@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from pml_slade.checkpoints import write_atomic
@@ -13,7 +14,6 @@ from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.models.saving import unwrapped
 from pml_slade.models.weights import TORCH_SUFFIXES, read_state
 
-_WRAPPERS = ("module.", "_orig_mod.")
 _HEAD, _PROTOTYPES = "projection_head.", "prototypes."
 _LINEAR = {"weight", "bias"}
 _LAYERS = {f"{layer}.{key}" for layer in (0, 1, 3) for key in _LINEAR} | {"1.running_mean", "1.running_var"}
@@ -110,9 +110,7 @@ def load_swav_checkpoint(path: str | os.PathLike[str]) -> SwAVCheckpoint:
         >>> load_swav_checkpoint(path).prototypes["weight"].shape
         torch.Size([30, 16])
     """
-    state = read_state(Path(path))
-    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in state)), ""):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = clean_state_dict(read_state(Path(path)))  # what DataParallel and torch.compile put before keys
     head, prototypes = _part(state, _HEAD), _part(state, _PROTOTYPES)
     trunk = {key: value for key, value in state.items() if not key.startswith((_HEAD, _PROTOTYPES))}
     checkpoint = SwAVCheckpoint(trunk, head or None, prototypes or None)

@@ -2,25 +2,30 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from timm.models import get_pretrained_cfg
+from timm.models import adapt_input_conv, get_pretrained_cfg
 from torch import nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
-from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.exceptions import CheckpointError, ConfigError, SladeError
 from pml_slade.models.bninception import as_trunk, import_bninception
 from pml_slade.models.convnet import ConvNet
 from pml_slade.models.embedder import Embedder
-from pml_slade.models.weights import adapt_input_kernels, first_conv, load_trunk_weights
+from pml_slade.models.options import check_options
+from pml_slade.models.weights import first_conv, load_trunk_weights
 
 _INCEPTIONS = ("googlenet", "inception_v3")
 _HEADS = ("fc", "classifier", "head", "heads")
+_TAG = re.compile(r"[\w.-]+")
 
 
 def trunk_names() -> list[str]:
@@ -59,8 +64,8 @@ def resolve_trunk_name(name: str) -> str:
     """
     known = trunk_names()
     for candidate in (name, f"torchvision/{name}", f"timm/{name}", f"pretrainedmodels/{name}"):
-        tagless = candidate.split(".")[0] if candidate.startswith("timm/") else candidate
-        if tagless in known:
+        stem, dot, tag = candidate.partition(".")
+        if stem in known and (not dot or (stem.startswith("timm/") and _TAG.fullmatch(tag))):
             return candidate
     bare = name.rsplit("/", 1)[-1]
     every = dict.fromkeys(full.rsplit("/", 1)[-1] for full in known)
@@ -86,7 +91,8 @@ def build_trunk(
         weights: None for random weights, "default" for the library's pretrained ones, or the path
             of a file (see `load_trunk_weights`).
         **options: go to the model's own constructor, such as `width=32` for "convnet" or
-            `img_size=64` for a timm ViT.
+            `img_size=112` for a timm ViT; see `check_options` for what is let through. Weights of a ViT are
+            resampled to its size.
 
     Returns:
         The trunk; it takes images of shape (N, in_channels, height, width), and its `output_size`
@@ -111,12 +117,15 @@ def build_trunk(
         "timm": _build_timm,
         "pretrainedmodels": _build_bninception,
     }[library]
+    check_options(options)
     try:
         trunk = build(model, in_channels, weights == "default", options)
-    except TypeError as error:
+    except SladeError:
+        raise
+    except Exception as error:  # whatever a constructor says of options that it has not thought of
         if not options:
             raise
-        raise ConfigError(f"The options {options} do not fit {full_name}: {error}") from error
+        raise ConfigError(f"The trunk_options {options} do not fit {full_name}: {error}") from error
     if weights is not None and weights != "default":
         load_trunk_weights(trunk, weights)
     return trunk
@@ -151,9 +160,26 @@ def build_model(
         >>> sorted(build_model("convnet", embedding_size=32, in_channels=1))
         ['embedder', 'trunk']
     """
-    trunk = build_trunk(trunk_name, in_channels, weights, **(trunk_options or {}))
+    options = trunk_options or {}
+    check_options(options)  # one that is called as an argument of build_trunk would be taken for that
+    trunk = build_trunk(trunk_name, in_channels, weights, **options)
     output_size: Any = trunk.output_size
     return {"trunk": trunk, "embedder": Embedder(output_size, embedding_size, hidden_sizes)}
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Models built inside take no memory: their tensors have shapes and no values."""
+    with torch.device("meta"), _RatesOnCpu():
+        yield
+
+
+class _RatesOnCpu(TorchFunctionMode):
+    """Older timm reads drop rates, one a block, back from a `linspace`, which must have values for that."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **{**place, **(kwargs or {})})
 
 
 def _build_ours(model: str, in_channels: int, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
@@ -170,6 +196,11 @@ def _build_torchvision(
         options = {"init_weights": True, **options}  # unset, it warns
     if pretrained:
         url = get_model_weights(model)["DEFAULT"].value.url
+        if "image_size" in options:
+            raise ConfigError(
+                "trunk_options: torchvision's pretrained weights come with their own image_size. Leave it "
+                f"out, or take a trunk of timm, such as timm/vit_base_patch16_224 with img_size={image_size}."
+            )
         trunk = _download(lambda: get_model(model, weights="DEFAULT", **options), url)
     else:
         trunk = get_model(model, weights=None, **options)
@@ -258,7 +289,7 @@ def _replace_first_conv(trunk: nn.Module, in_channels: int, pretrained: bool) ->
     )
     if pretrained:
         state = old.state_dict()
-        new.load_state_dict({**state, "weight": adapt_input_kernels(state["weight"], in_channels)})
+        new.load_state_dict({**state, "weight": adapt_input_conv(in_channels, state["weight"])})
     parent, _, attribute = name.rpartition(".")
     setattr(trunk.get_submodule(parent), attribute, new)
 

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,17 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from pml_slade.exceptions import CheckpointError
+from pml_slade.models.model_file import read_model_file
 
 logger = logging.getLogger("pml_slade")
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "trunk.")
+# What a module of Lightning usually calls its network; its losses and metrics are no part of that.
+_NETWORKS = ("model.", "net.")
 # MoCo v1 and v2, and v3: the encoder that is trained, beside its momentum copy, queue and predictor.
 _BRANCHES = ("encoder_q.", "base_encoder.")
 _HEADS = (
@@ -46,7 +51,8 @@ class LoadReport:
         missing: keys of the trunk that the file lacks.
         unexpected: keys of the file that the trunk lacks.
         mismatched: keys whose shapes differ, with both shapes.
-        adapted: keys of `loaded` whose RGB kernels were fitted to other input channels.
+        adapted: keys of `loaded` that were fitted: RGB kernels to other input channels, position embeddings
+            and patches to another image size.
 
     Examples:
         >>> print(LoadReport(loaded=["a", "b"], unexpected=["fc.weight"]))
@@ -73,13 +79,14 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the state dict in a weights file.
 
     The dict is found inside the common wrappers ("state_dict", "model", "model_state_dict",
-    "teacher", "student"), and a prefix such as "module." or "backbone." that most keys carry is
-    taken off. Of MoCo's two encoders, the trained one is read: "encoder_q." or "base_encoder.".
+    "teacher", "student"), and a prefix that most keys carry is taken off, such as "module.", "backbone."
+    or Lightning's "model.". Of MoCo's two encoders, the trained one is read: "encoder_q." or "base_encoder.".
 
     Args:
         path: a `.safetensors` file, or a `.pth`, `.pt`, `.bin`, `.tar` or `.ckpt` file of
             `torch.save`. A file that holds code is refused, not run; settings and learning rates
-            that training scripts leave beside the weights are read as the data they are.
+            that training scripts leave beside the weights are read as the data they are. A file of
+            `save_model` is verified.
 
     Returns:
         The tensors by key, on the CPU.
@@ -103,8 +110,9 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
 
     Keys of a head (`fc.`, `classifier.`, `projection_head.`, `prototypes.`, ...) that the trunk
     lacks are left out and reported. The first convolution of an RGB file is fitted to a trunk
-    with other input channels: summed for one channel. BN's batch counters may be missing, as old
-    files lack them.
+    with other input channels: summed for one channel. A ViT's position embeddings are resampled to the
+    trunk's image size, by the trunk's own library, which also reads the layouts of other authors that it
+    knows. BN's batch counters may be missing, as old files lack them.
 
     Args:
         trunk: the module to load into.
@@ -132,6 +140,8 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
     # Some trunks have an "encoder" of their own: the reading that fits most keys is the right one.
     state = max(_stripped(read_state(Path(path))), key=lambda state: len(own.keys() & state))
     report, fitting = _compare(trunk, own, state)
+    if report.missing or report.mismatched:
+        report, fitting = _fitted(trunk, own, state, report, fitting)
     foreign = [key for key in report.unexpected if not key.startswith(_HEADS)]
     usable = any(not key.endswith(_COUNTER) for key in report.loaded)
     if not usable and not report.mismatched:
@@ -150,29 +160,6 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
         logger.warning("Loaded %s in part:\n%s", path, report)
     trunk.load_state_dict(fitting, strict=False)
     return report
-
-
-def adapt_input_kernels(weight: Tensor, in_channels: int) -> Tensor:
-    """Fit convolution kernels for RGB images to images with other channels.
-
-    One channel gets the sum of the three kernels, which is what a gray image, repeated, would
-    meet. More get the kernels in turn, scaled to keep the size of the response.
-
-    Args:
-        weight: shape (out_channels, 3, height, width).
-        in_channels: channels of the images.
-
-    Returns:
-        Kernels of shape (out_channels, in_channels, height, width).
-
-    Examples:
-        >>> adapt_input_kernels(torch.ones(8, 3, 7, 7), 1)[0, 0, 0, 0]
-        tensor(3.)
-    """
-    if in_channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    channels = torch.arange(in_channels, device=weight.device) % 3
-    return weight[:, channels] * (3 / in_channels)
 
 
 def first_conv(trunk: nn.Module) -> tuple[str, nn.Conv2d]:
@@ -209,7 +196,7 @@ def _compare(
             continue
         value = state[key]
         if value.shape != wanted.shape and _is_rgb_version(trunk, key, value, wanted):
-            value = adapt_input_kernels(value, wanted.shape[1])
+            value = adapt_input_conv(wanted.shape[1], value)
             report.adapted.append(key)
         if value.shape == wanted.shape:
             fitting[key] = value
@@ -218,6 +205,30 @@ def _compare(
             shapes = f"{tuple(value.shape)} in the file, {tuple(wanted.shape)} in the trunk"
             report.mismatched.append(f"{key} ({shapes})")
     return report, fitting
+
+
+def _fitted(
+    trunk: nn.Module,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    report: LoadReport,
+    fitting: dict[str, Tensor],
+) -> tuple[LoadReport, dict[str, Tensor]]:
+    """What the trunk's own library makes of a state that does not fit: another size, or another layout."""
+    if isinstance(trunk, VisionTransformer):
+        fit: Any = lambda state, vit: interpolate_embeddings(vit.image_size, vit.patch_size, state)  # noqa: E731
+    else:  # timm keeps it beside each family of models, and says nowhere else which one is meant
+        fit = getattr(sys.modules.get(type(trunk).__module__), "checkpoint_filter_fn", None)
+    try:
+        fitted = fit(dict(state), trunk)
+        theirs, values = _compare(trunk, own, fitted)
+    except Exception:  # none there, or a layout that it does not know either: the report says what it is
+        return report, fitting
+    if len(theirs.loaded) <= len(report.loaded):
+        return report, fitting
+    theirs.adapted.extend(k for k in theirs.loaded if k in state and state[k].shape != values[k].shape)
+    logger.info("resampled to the trunk's size: %s", ", ".join(theirs.adapted) or "nothing")
+    return theirs, values
 
 
 def _is_rgb_version(trunk: nn.Module, key: str, value: Tensor, wanted: Tensor) -> bool:
@@ -234,7 +245,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"There is no weights file {path}; check the path.")
     if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
+        content: Any = read_model_file(path)[1]
     elif path.suffix in TORCH_SUFFIXES:
         content = _read_torch(path)
     else:
@@ -243,15 +254,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{', '.join(TORCH_SUFFIXES)} files. Save the state dict as one of them."
         )
     return _unwrap(content, path)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}). Fetch it again."
-        ) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -310,6 +312,10 @@ def _stripped(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def _strip_one(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     for branch in _BRANCHES:
         if chosen := {k.removeprefix(branch): v for k, v in state.items() if k.startswith(branch)}:
+            return chosen
+    for network in _NETWORKS:
+        chosen = {k.removeprefix(network): v for k, v in state.items() if k.startswith(network)}
+        if 2 * len(chosen) > len(state):
             return chosen
     for prefix in _PREFIXES:
         carrying = sum(key.startswith(prefix) for key in state)

@@ -10,7 +10,8 @@ from torchvision.transforms import v2
 
 from ..checks import check_int
 from ..datasets.redrawing import Redraw
-from ..datasets.transforms import SquareResize, check_kind, photo_colours, to_tensor
+from ..datasets.transforms import SquareResize, ToFloatTensor, check_kind, interpolation, photo_colours
+from ..datasets.trunk_input import TrunkInput
 from ..exceptions import ConfigError
 
 GLOBAL_AREA, LOCAL_AREA = (0.14, 1.0), (0.05, 0.14)
@@ -70,7 +71,9 @@ class MultiCrop:
         return f"MultiCrop({self.global_transform!r}, {self.local_transform!r}, num_local={self.num_local})"
 
 
-def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0) -> MultiCrop:
+def swav_views(
+    kind: str, image_size: int, mode: str = "RGB", num_local: int = 0, trunk_input: TrunkInput | None = None
+) -> MultiCrop:
     """Build the views of one kind of data.
 
     `"photo"`: the authors' crops (14 to 100 % of the area, local ones 5 to 14 %), flips, colour jitter, grey
@@ -83,13 +86,15 @@ def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0
         image_size: side of the global views in pixels; local ones have 96/224 of it, those of `"small"` 5/7.
         mode: the dataset's mode, `"RGB"` or `"L"`.
         num_local: local views of an image.
+        trunk_input: what the trunk expects of photographs, see `datasets.transforms`.
 
     Returns:
         A picklable function: PIL image in `mode` -> list of float32 tensors (C, side, side), global views
         first.
 
     Raises:
-        ConfigError: `kind` or `mode` is unknown, `image_size` is not positive, `num_local` is negative.
+        ConfigError: `kind` or `mode` is unknown, `image_size` is out of range, `num_local` is negative, or
+            `trunk_input` is for other channels.
 
     Examples:
         >>> from PIL import Image
@@ -97,28 +102,29 @@ def swav_views(kind: str, image_size: int, mode: str = "RGB", num_local: int = 0
         >>> [tuple(view.shape) for view in views]
         [(3, 64, 64), (3, 64, 64), (3, 27, 27), (3, 27, 27)]
     """
-    check_kind(kind, image_size, mode)
+    expected = check_kind(kind, image_size, mode, trunk_input)
     if kind == "small":
-        whole = _another_hand(image_size, mode)
-        crop = v2.RandomResizedCrop(round(image_size * SMALL_LOCAL_SIZE), SMALL_LOCAL_AREA, antialias=True)
+        whole = [SquareResize(image_size), ToFloatTensor(), Redraw("strong")]
+        crop = v2.RandomResizedCrop(local_size(image_size, kind), SMALL_LOCAL_AREA, antialias=True)
         steps = {"global": whole, "local": [*whole, crop]}
     else:
         steps = {
-            "global": _photo(image_size, GLOBAL_AREA, mode),
-            "local": _photo(round(image_size * LOCAL_SIZE), LOCAL_AREA, mode),
+            "global": _photo(image_size, GLOBAL_AREA, mode, expected),
+            "local": _photo(local_size(image_size, kind), LOCAL_AREA, mode, expected),
         }
     large, small = (v2.Compose(steps[use]) for use in ("global", "local"))
     return MultiCrop(large, small if num_local else None, num_local)
 
 
-def _photo(size: int, area: tuple[float, float], mode: str) -> list[Any]:
+def local_size(image_size: int, kind: str) -> int:
+    """Side of the local views in pixels, where the global ones have `image_size`."""
+    return round(image_size * (LOCAL_SIZE if kind == "photo" else SMALL_LOCAL_SIZE))
+
+
+def _photo(size: int, area: tuple[float, float], mode: str, expected: TrunkInput) -> list[Any]:
     return [
-        v2.RandomResizedCrop(size, area, antialias=True),
+        v2.RandomResizedCrop(size, area, interpolation=interpolation(expected), antialias=True),
         v2.RandomHorizontalFlip(),
         *photo_colours(size, mode),
-        to_tensor("photo", mode),
+        ToFloatTensor(expected.mean, expected.std),
     ]
-
-
-def _another_hand(size: int, mode: str) -> list[Any]:
-    return [SquareResize(size), to_tensor("small", mode), Redraw("strong")]

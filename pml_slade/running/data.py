@@ -19,6 +19,7 @@ from ..datasets.splits import Splits, check_gallery, split_validation
 from ..datasets.views import Views
 from ..exceptions import ConfigError, DataError
 from ..runtime import Runtime, cpu_workers
+from .models import build_trunk_input
 from .settings import Config, DataConfig
 
 logger = logging.getLogger("pml_slade")
@@ -162,7 +163,8 @@ def report_duplicates(splits: Splits) -> str | None:
 def build_views(config: Config, splits: Splits) -> Views:
     """The splits, and the views of their images that the settings ask for."""
     data = config.data
-    return Views(splits, data.transform, data.image_size, data.mode, data.augmentation)
+    expected = build_trunk_input(config)
+    return Views(splits, data.transform, data.image_size, data.mode, data.augmentation, expected)
 
 
 def check_batches(config: Config, splits: Splits) -> None:

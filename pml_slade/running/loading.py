@@ -120,7 +120,9 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
     for key, value in above.items():
         # What is passed on to a class of others is one thing: arguments of another class would not fit it.
-        whole = not isinstance(value, dict) or "name" in value or key == "optimizer_arguments"
+        whole = (
+            not isinstance(value, dict) or "name" in value or key in ("optimizer_arguments", "trunk_options")
+        )
         if not whole and isinstance(below.get(key), dict):
             _merge(below[key], value)
         else:

@@ -7,8 +7,24 @@ from typing import Any
 
 import torch
 
-from ..models import build_model
+from ..datasets.trunk_input import TrunkInput
+from ..models import build_model, build_trunk, check_forward, trunk_input
+from ..models.trunks import shapes_alone
 from .settings import Config
+
+
+def build_trunk_input(config: Config) -> TrunkInput | None:
+    """Return what the trunk expects of photographs; drawings are what they are."""
+    model, data = config.model, config.data
+    return trunk_input(model.trunk, data.mode, model.weights) if data.transform == "photo" else None
+
+
+def check_model(config: Config) -> None:
+    """Refuse a trunk, options or an image size that do not fit each other, before anything is read."""
+    model, channels = config.model, len(config.data.mode)
+    with shapes_alone():
+        trunk = build_trunk(model.trunk, channels, **model.trunk_options)
+    check_forward({"trunk": trunk}, config.data.image_size, channels)
 
 
 def build_models(config: Config, weights: Path | None = None) -> dict[str, torch.nn.Module]:
@@ -26,20 +42,24 @@ def build_models(config: Config, weights: Path | None = None) -> dict[str, torch
         in_channels=len(config.data.mode),
         weights=weights or model.weights,
         hidden_sizes=tuple(model.hidden_sizes),
+        trunk_options=model.trunk_options,
     )
 
 
 def model_meta(config: Config) -> dict[str, Any]:
     """Return what is needed to rebuild the model and its transform from a file."""
     model, data = config.model, config.data
+    expected = build_trunk_input(config)
     return {
         "trunk": model.trunk,
+        "trunk_options": dict(model.trunk_options),
         "embedding_size": model.embedding_size,
         "hidden_sizes": list(model.hidden_sizes),
         "in_channels": len(data.mode),
         "image_size": data.image_size,
         "mode": data.mode,
         "transform": data.transform,
+        "input": None if expected is None else expected.as_meta(),
     }
 
 

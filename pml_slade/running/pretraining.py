@@ -15,11 +15,20 @@ from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..exceptions import CheckpointError
 from ..methods.building import build_cosine_schedulers, build_optimizer
-from ..models import SwAVCheckpoint, build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
+from ..models import (
+    SwAVCheckpoint,
+    build_trunk,
+    check_forward,
+    load_swav_checkpoint,
+    save_swav_checkpoint,
+    swav_head,
+)
 from ..models.saving import state_difference
 from ..pretraining import SwAVLoss, SwAVTrainer, swav_views
+from ..pretraining.views import local_size
 from ..runtime import Runtime
 from .data import build_pretraining_images, build_runtime
+from .models import build_trunk_input
 from .rows import Inputs, Row, keep_lists, pretraining_settings
 from .settings import Config
 from .stages import Stage, Validate, run_stage, seed_everything
@@ -124,7 +133,11 @@ def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrain
     settings, data, device = config.pretraining, config.data, runtime.device
     seed_everything(config.seed)
     given = _given(config)
-    trunk = build_trunk(config.model.trunk, len(data.mode), config.model.weights)
+    trunk = build_trunk(
+        config.model.trunk, len(data.mode), config.model.weights, **config.model.trunk_options
+    )
+    crops = [local_size(data.image_size, data.transform)] if settings.num_local else []
+    check_forward({"trunk": trunk}, data.image_size, len(data.mode), crops)
     sizes: Any = (trunk.output_size, settings.hidden_size, settings.embedding_size)
     head, loss = swav_head(*sizes), _loss(config, given)
     if given is not None:
@@ -137,7 +150,9 @@ def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrain
         )
         for name, part in parts.items()
     }
-    views = swav_views(data.transform, data.image_size, data.mode, settings.num_local)
+    views = swav_views(
+        data.transform, data.image_size, data.mode, settings.num_local, build_trunk_input(config)
+    )
     dataset: Any = ConcatDataset([part.without_labels().with_transform(views) for part in images.values()])
     frozen, queue_from = settings.freeze_prototypes, settings.queue_from_step
     if frozen is None:

@@ -17,6 +17,7 @@ from ..datasets.fingerprints import difference, digest, list_images
 from ..datasets.splits import Splits, parts
 from ..exceptions import CheckpointError, ConfigError
 from ..methods import Method
+from .models import build_trunk_input
 from .settings import Config
 
 logger = logging.getLogger("pml_slade")
@@ -221,7 +222,11 @@ def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
     chosen = {
         k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)
     }
-    return chosen | {"epoch_steps": min(config.epoch_steps, steps)}
+    expected = build_trunk_input(config)
+    return chosen | {
+        "epoch_steps": min(config.epoch_steps, steps),
+        "model.input": None if expected is None else expected.as_meta(),
+    }
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

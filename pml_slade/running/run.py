@@ -24,7 +24,7 @@ from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
-from .models import build_models, embedding_model, model_meta
+from .models import build_models, check_model, embedding_model, model_meta
 from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, run_stage, seed_everything
@@ -78,6 +78,7 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
+        check_model(config)
         self.views = data.build_views(config, splits or data.build_splits(config))
         self.runtime = data.build_runtime(config, progress)
         self._check()

@@ -94,11 +94,23 @@ class ModelConfig(Section):
         "resnet50", description="convnet, bninception, or any torchvision or timm model by name"
     )
     weights: str | None = Field("default", description="default (the library's), a file, or null")
+    trunk_options: dict[str, Any] = Field(
+        {}, description="of the trunk itself, such as {img_size: 112} for a ViT; see docs/models.md"
+    )
     embedding_size: int = Field(128, ge=1)
     hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
     freeze_batchnorm: bool = Field(
         False, description="keep the trunk's batch norm as it came, as the reality check does"
     )
+
+    @field_validator("trunk_options")
+    @classmethod
+    def _allowed(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if options:
+            from ..models.options import check_options  # its room is slow to import, settings are not
+
+            check_options(options)
+        return options
 
 
 class PretrainingConfig(OptimizerConfig):

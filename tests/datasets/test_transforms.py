@@ -7,13 +7,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from pml_slade.datasets.redrawing import Redraw
-from pml_slade.datasets.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ToFloatTensor,
-    batch_transforms,
-    transforms,
-)
+from pml_slade.datasets.transforms import ToFloatTensor, batch_transforms, transforms
+from pml_slade.datasets.trunk_input import IMAGENET_MEAN, IMAGENET_STD
 from pml_slade.exceptions import ConfigError
 
 

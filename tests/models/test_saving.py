@@ -139,7 +139,7 @@ def test_a_flipped_byte_in_the_tensors_is_noticed(path):
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
 def test_a_truncated_file_is_an_error(path, size):
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match=r"damaged.*Restore"):
+    with pytest.raises(CheckpointError, match=r"damaged.*restore"):
         load_model(path)
 
 

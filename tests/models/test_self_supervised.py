@@ -11,6 +11,7 @@ from torch import nn
 
 from pml_slade.exceptions import CheckpointError
 from pml_slade.models import build_trunk, load_state, load_trunk_weights, resolve_trunk_name
+from pml_slade.models.trunks import shapes_alone
 
 VIT = "timm/vit_tiny_patch16_224"
 BY_A_SCRIPT = pytest.mark.skipif(torch.__version__ < "2.6", reason="torch reads no arguments, no numpy")
@@ -155,7 +156,7 @@ def test_load_state_reads_the_trained_one_of_mocos_encoders(tmp_path, resnet18):
     ],
 )
 def test_keys_that_published_files_are_known_to_have_are_those_of_the_trunk(name, known):
-    with torch.device("meta"):
+    with shapes_alone():
         assert set(known) <= build_trunk(name).state_dict().keys()
 
 

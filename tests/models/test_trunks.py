@@ -103,7 +103,7 @@ def test_options_reach_the_constructor():
 
 @pytest.mark.parametrize("name", ["convnet", "resnet18", "timm/resnet10t"])
 def test_an_unknown_option_is_refused(name):
-    with pytest.raises(ConfigError, match=r"widht.*do not fit"):
+    with pytest.raises(ConfigError, match=r"'widht' is not let through.*did you mean width\?"):
         build_trunk(name, widht=3)
 
 

@@ -7,9 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pml_slade.exceptions import CheckpointError
-from pml_slade.models import ConvNet, LoadReport, load_state, load_trunk_weights, save_model
+from pml_slade.models import ConvNet, LoadReport, build_trunk, load_state, load_trunk_weights, save_model
 from pml_slade.models.embedder import Embedder
-from pml_slade.models.weights import adapt_input_kernels
 
 META = {"trunk": "convnet", "trunk_options": {"width": 4}, "embedding_size": 3, "in_channels": 1}
 
@@ -78,6 +77,26 @@ def test_a_model_that_save_model_wrote_starts_a_trunk(tmp_path, trunk, source):
     assert sorted(report.unexpected) == ["embedder.layers.0.bias", "embedder.layers.0.weight"]
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.backbone."])
+def test_a_checkpoint_of_lightning_starts_a_trunk(tmp_path, trunk, source, prefix):
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    content = {
+        "epoch": 3,
+        "global_step": 120,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {**state, f"{prefix}fc.weight": torch.zeros(2, 2), "criterion.W": torch.zeros(2)},
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint": {"best_model_path": "x.ckpt", "best_model_score": torch.ones(1)}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 1e-3}]}],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 1e-3, "name": "resnet"},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    report = load_trunk_weights(trunk, tmp_path / "last.ckpt")
+    assert same(trunk, source.state_dict())
+    assert report.unexpected == ["fc.weight"]
+
+
 def test_old_files_without_batch_counters_load(tmp_path, trunk, source):
     state = {k: v for k, v in source.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "w.pth")
@@ -134,14 +153,6 @@ def test_rgb_kernels_are_summed_for_gray_images_and_reported(tmp_path, trunk):
     torch.testing.assert_close(trunk.blocks[0][0].weight, expected)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
-def test_adapted_kernels_answer_a_constant_image_alike_where_channels_repeat(channels):
-    weight = torch.randn(5, 1, 3, 3).expand(-1, 3, -1, -1)
-    adapted = adapt_input_kernels(weight, channels)
-    assert adapted.shape == (5, channels, 3, 3)
-    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
-
-
 def test_pickled_code_is_refused_and_not_run(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -163,6 +174,30 @@ def test_a_truncated_file_is_an_error_that_says_so(tmp_path, source, suffix, siz
     path.write_bytes(data[: int(len(data) * size) if isinstance(size, float) else size])
     with pytest.raises(CheckpointError, match=r"damaged.*Fetch it again"):
         load_state(path)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_rgb_kernels_answer_a_grey_picture_alike_in_any_number_of_channels(tmp_path, channels):
+    grey = torch.randn(2, 1, 8, 8)
+    source = ConvNet(in_channels=3, width=4)
+    with torch.no_grad():
+        source.blocks[0][0].weight[:] = source.blocks[0][0].weight[:, :1]
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    trunk = ConvNet(in_channels=channels, width=4)
+    assert load_trunk_weights(trunk, tmp_path / "w.pth").adapted == ["blocks.0.0.weight"]
+    answers = [m.blocks[0][0](grey.expand(-1, n, -1, -1)) for m, n in ((source, 3), (trunk, channels))]
+    torch.testing.assert_close(*answers)
+
+
+def test_a_resampled_key_is_reported(tmp_path, caplog):
+    options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    native, trunk = (build_trunk("timm/vit_tiny_patch16_224", img_size=s, **options) for s in (64, 32))
+    torch.save({"state_dict": {f"model.{k}": v for k, v in native.state_dict().items()}}, tmp_path / "w.ckpt")
+    with caplog.at_level(logging.INFO, logger="pml_slade"):
+        report = load_trunk_weights(trunk, tmp_path / "w.ckpt")
+    assert report.adapted == ["pos_embed"]
+    assert sorted(report.loaded) == sorted(trunk.state_dict())
+    assert "resampled to the trunk's size: pos_embed" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"version https://git-lfs", b"PK"])

@@ -188,4 +188,6 @@ def test_the_models_file_says_how_to_rebuild_it(tmp_path):
         "image_size": 16,
         "mode": "L",
         "transform": "small",
+        "trunk_options": {},
+        "input": None,
     }

@@ -324,7 +324,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         if self.unlabeled_dataloader_iter is None:
             self._load_pool()
         try:
-            labeled = super().get_batch()
+            labeled = self._labeled_batch()
         except StopIteration:
             raise _no_batch("dataset", "sampler", self.batch_size) from None
         try:
@@ -403,6 +403,16 @@ class SelfTrainingTrainer(StatefulTrainer):
         """Go on with these labels; clusters' vectors stay as the losses have them."""
         if state["pseudo_labels"] is not None:
             self.restore_pool(state["pseudo_labels"], state["label_offset"])
+
+    def _labeled_batch(self) -> tuple[Tensor, Tensor]:
+        """PML's get_batch, which renumbers class names only where they come as an array."""
+        self.dataloader_iter, batch = c_f.try_next_on_generator(self.dataloader_iter, self.dataloader)
+        data, labels = self.data_and_label_getter(batch)
+        if isinstance(labels, (list, tuple)) and isinstance(labels[0], str):
+            labels = np.array(labels)
+        labels = c_f.process_label(labels, self.label_hierarchy_level, self.label_mapper)
+        mined: tuple[Tensor, Tensor] = self.maybe_do_batch_mining(data, labels)
+        return mined
 
     def _joint_embeddings(self, data: Tensor, pool_data: Tensor) -> Tensor:
         if data.shape[1:] == pool_data.shape[1:]:

@@ -17,7 +17,6 @@ PARTS = ("models", "loss_funcs", "mining_funcs", "optimizers", "lr_schedulers")
 """Dictionaries of a PML trainer whose values have a state."""
 
 
-
 def trainer_state(trainer: Any) -> dict[str, Any]:
     """Return the state of any PML trainer: models, losses, miners, optimizers and schedulers.
 
@@ -62,8 +61,8 @@ def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
         things, states = _with_state(trainer, part), state.get(part, {})
         if set(things) != set(states):
             raise CheckpointError(
-                f"the trainer has {part} {sorted(things)}, and the state {sorted(states)}: make the trainer as "
-                "the one that was saved."
+                f"the trainer has {part} {sorted(things)}, and the state {sorted(states)}: make the trainer "
+                "as the one that was saved."
             )
         for name, thing in things.items():
             _load(thing, states[name])
@@ -72,7 +71,7 @@ def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
 
 
 def trainer_metrics(trainer: Any) -> dict[str, float]:
-    """Return what any PML trainer tells of its last step beside the losses: ours by `metrics`, others nothing."""
+    """Return what a PML trainer tells of its last step beside the losses; those of PML tell nothing."""
     metrics: dict[str, float] = trainer.metrics() if hasattr(trainer, "metrics") else {}
     return metrics
 

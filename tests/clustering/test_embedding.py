@@ -122,7 +122,9 @@ def test_a_model_that_gives_another_number_of_embeddings_is_refused(rows):
 
 def test_a_collate_function_that_makes_two_views_is_refused():
     with pytest.raises(DataError, match="a batch of 3 items gave 6 embeddings: the model, and collate_fn"):
-        embed([torch.zeros(4)] * 3, torch.nn.Identity(), collate_fn=lambda b: torch.stack(b * 2), progress=False)
+        embed(
+            [torch.zeros(4)] * 3, torch.nn.Identity(), collate_fn=lambda b: torch.stack(b * 2), progress=False
+        )
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("num_workers", -1)])
@@ -142,7 +144,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def test_an_iterable_data_set_is_refused_even_with_a_length():
-    with pytest.raises(DataError, match="dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"dataset must be a map-style dataset.* got Stream"):
         embed(Stream(), torch.nn.Identity(), progress=False)
 
 

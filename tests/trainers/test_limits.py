@@ -85,7 +85,9 @@ def test_a_loss_that_is_not_finite_stops_training_before_the_weights_are_touched
     trainer = build(images, pool, loss=NotFinite(step, value))
     seen = [weights(trainer)]
     trainer.end_of_iteration_hook = lambda t: seen.append(weights(t))
-    with pytest.raises(SladeError, match=rf"the loss became {value} in step {step} \(\{{'metric_loss'.*Lower"):
+    with pytest.raises(
+        SladeError, match=rf"the loss became {value} in step {step} \(\{{'metric_loss'.*Lower"
+    ):
         trainer.train(num_epochs=4)
     assert len(seen) == step
     assert torch.equal(weights(trainer), seen[-1])

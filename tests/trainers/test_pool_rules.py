@@ -115,7 +115,7 @@ def test_where_batches_are_padded_to_lengths_of_their_own_the_halves_go_one_afte
     sequences, pool_of_sequences
 ):
     trainer = build(sequences, pool_of_sequences, collate_fn=pad)
-    (data, labels), (pool_data, pool_labels) = steps_of(trainer)[-1]
+    (data, _), (pool_data, _) = steps_of(trainer)[-1]
     trainer.losses = dict.fromkeys(trainer.losses, 0)
     short = pool_data[:, :, :1]
     joint = trainer._joint_embeddings(data, short)
@@ -371,9 +371,9 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def test_an_iterable_pool_is_refused_at_once_even_with_a_length(images, pool):
-    with pytest.raises(DataError, match="unlabeled_dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"unlabeled_dataset must be a map-style dataset.* got Stream"):
         build(images, Stream(pool))
-    with pytest.raises(DataError, match="clustering_dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"clustering_dataset must be a map-style dataset.* got Stream"):
         build(images, pool, clustering_dataset=Stream(pool))
 
 
@@ -382,14 +382,19 @@ def test_an_iterable_pool_is_refused_at_once_even_with_a_length(images, pool):
 
 @pytest.mark.parametrize("name", ["num_workers", "device", "k"])
 def test_unknown_settings_of_clustering_are_answered_by_the_names_of_those_that_there_are(images, pool, name):
-    with pytest.raises(ConfigError, match=f"cluster_kwargs: .* {name}; it has method, .*batch_size, progress"):
+    with pytest.raises(
+        ConfigError, match=f"cluster_kwargs: .* {name}; it has method, .*batch_size, progress"
+    ):
         build(images, pool, cluster_kwargs={name: 0})
 
 
 def test_settings_of_embedding_may_stand_among_those_of_clustering(images, pool, capfd):
     trainer = build(images, pool, cluster_kwargs={"batch_size": 20, "progress": True, "method": "ward"})
     steps_of(trainer)
-    assert [shape for _, shape, training in trainer.models["trunk"].seen if not training] == [(20, 4), (16, 4)]
+    assert [shape for _, shape, training in trainer.models["trunk"].seen if not training] == [
+        (20, 4),
+        (16, 4),
+    ]
     assert "embedding" in capfd.readouterr().err
     assert trainer.pool.clusters.merged == 36
 

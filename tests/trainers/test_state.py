@@ -98,9 +98,7 @@ KINDS = {
     "with PML's memory": of_pml(
         loss_funcs=lambda: {"metric_loss": losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, 20)}
     ),
-    "with our memory": of_pml(
-        loss_funcs=lambda: {"metric_loss": Memory(losses.ContrastiveLoss(), SIZE, 20)}
-    ),
+    "with our memory": of_pml(loss_funcs=lambda: {"metric_loss": Memory(losses.ContrastiveLoss(), SIZE, 20)}),
     "with a memory inside": of_pml(
         loss_funcs=lambda: {
             "metric_loss": losses.MultipleLosses(

@@ -56,8 +56,10 @@ class ClusterBasisLoss(BaseMetricLossFunction):
     ) -> None:
         if int(num_clusters) != num_clusters or num_clusters < 1:
             raise ValueError(f"num_clusters must be a positive integer, got {num_clusters!r}.")
-        if not 0 <= margin < float("inf"):
-            raise ValueError(f"margin must not be negative, and finite, got {margin!r}.")
+        if not margin >= 0:
+            raise ValueError(f"margin must not be negative, got {margin!r}.")
+        if margin == float("inf"):
+            raise ValueError("margin must be finite, got inf.")
         if margin and basis.logit_scale is None:
             raise ValueError(
                 f"margin={margin} is of cosines, which a basis with logit_scale=None does not take: give "

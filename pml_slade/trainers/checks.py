@@ -75,19 +75,19 @@ def with_default_weights(
 
 
 def check_relabeling(loss: torch.nn.Module, every: int) -> None:
-    """Refuse a loss that would hold on to the numbers of clusters when the pool is labeled anew.
+    """Refuse a loss that would hold on to the numbers of clusters when the pool is relabeled.
 
     Raises:
-        ConfigError: it has weights for each pseudo-class, and nothing that starts them anew.
+        ConfigError: it has weights for each pseudo-class, and nothing that restarts them.
     """
     for part in loss.modules():
         if not isinstance(part, BaseMetricLossFunction):
             continue  # a distance's weights are no class's
         if isinstance(part, (FeatureBasisLoss, ClusterBasisLoss)):
-            continue  # these have weights of annotated classes, and such as the trainer starts anew
+            continue  # these have weights of annotated classes, and weights that the trainer restarts
         if any(p.numel() > 1 for p in part.parameters(recurse=False)):
             raise ConfigError(
-                f"relabel_every={every} numbers the pseudo-classes anew, and the pool's loss "
+                f"relabel_every={every} renumbers the pseudo-classes, and the pool's loss "
                 f"{type(part).__name__} learns weights for each: give relabel_every=0, or a loss "
                 "without, such as ContrastiveLoss()."
             )

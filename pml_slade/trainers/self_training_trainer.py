@@ -221,7 +221,11 @@ class SelfTrainingTrainer(StatefulTrainer):
         """
         if label_offset is None:
             label_offset = self.labeler.label_offset if self.pool is None else self.pool.label_offset
-        self._use_pool(self.labeler.with_labels(pseudo_labels, label_offset))
+        pool = self.labeler.with_labels(pseudo_labels, label_offset)
+        before = self.pool if self.pool is not None and self.pool.label_offset == label_offset else None
+        if before is not None and np.array_equal(before.pseudo_labels, pool.pseudo_labels):
+            pool = before  # it may know more, such as why images were left out
+        self._use_pool(pool)
 
     def _build_labeler(
         self, num_clusters: int | None, view: Any, cluster_kwargs: Any, relabel_every: int
@@ -250,10 +254,9 @@ class SelfTrainingTrainer(StatefulTrainer):
     def _build_reader(self, data_getter: Any) -> PoolReader:
         """Who reads the pool: a pool that brings a function of its own for it gives pairs (data, label)."""
         own = self.pool is not None and (data_getter is not None or self.unlabeled_collate_fn is not None)
+        pairs = own or self.data_and_label_getter is c_f.return_input
         return PoolReader(
-            getter=None
-            if own or self.data_and_label_getter is c_f.return_input
-            else self.data_and_label_getter,
+            getter=None if pairs else self.data_and_label_getter,
             collate_fn=self.unlabeled_collate_fn or self.collate_fn,
             embedding_collate_fn=self._embedding_collate(),
             device=self.data_device,
@@ -441,7 +444,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         sampler = self.unlabeled_sampler
         if sampler is None:
             sampler = self._default_unlabeled_sampler()
-        elif self.unlabeled_dataset is not self.pool:
+        elif not isinstance(self.unlabeled_dataset, PseudoLabelDataset):
             sampler = kept_of(sampler, self.pool)
         self.unlabeled_dataloader = self.labeler.reader.loader(self.pool, self.unlabeled_batch_size, sampler)
         self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)

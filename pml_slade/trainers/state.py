@@ -20,8 +20,8 @@ PARTS = ("models", "loss_funcs", "mining_funcs", "optimizers", "lr_schedulers")
 def trainer_state(trainer: Any) -> dict[str, Any]:
     """Return the state of any PML trainer: models, losses, miners, optimizers and schedulers.
 
-    A part that stands under two names is there twice. Data, samplers, hooks and random generators are not:
-    the trainer is made anew with the same, and seeded as its owner likes.
+    A part that stands under two names is there twice. Data, samplers, hooks and random generators are not
+    part of it: make the new trainer with the same ones, and seed it.
 
     Args:
         trainer: a PML trainer. What its ``get_extra_state`` returns, if it has one, is part of the state.
@@ -139,7 +139,7 @@ def _queue(memory: CrossBatchMemory) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    """Leave out functions, which some schedulers count as state: who makes the scheduler gives them anew."""
+    """Leave out functions, which some schedulers count as state; the new scheduler is made with them."""
     if isinstance(value, Mapping):
         return {key: _storable(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list):

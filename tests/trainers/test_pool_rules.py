@@ -470,6 +470,20 @@ def test_a_sampler_of_a_pseudo_labeled_pool_means_what_that_has_kept(images, poo
         assert torch.equal(data, torch.stack(pool[2:10]))
 
 
+def test_a_sampler_means_the_same_images_after_a_resume(images, pool, pool_with_outliers):
+    given = PseudoLabelDataset(pool, [-1, -1, *(i % 3 for i in range(34))], 2)
+    drawn = [35, 17, 6, 5, 18, 0, 4, 16, 30, 31]
+    for make in (
+        lambda: build(images, given, unlabeled_sampler=list(range(8))),
+        lambda: shrinking(images, pool_with_outliers, drawn),
+    ):
+        trainer, resumed = make(), make()
+        (_, (expected, _)), *_ = steps_of(trainer)
+        resumed.load_state_dict(trainer.state_dict())
+        for _, (data, _) in steps_of(resumed):
+            assert torch.equal(data, expected)
+
+
 def test_a_sampler_that_gives_no_batch_is_refused(images, pool, caplog):
     with pytest.raises(DataError, match="unlabeled_dataset: unlabeled_sampler gives no batch of 8"):
         build(images, pool, unlabeled_sampler=list(range(7))).train(num_epochs=1)

@@ -251,6 +251,17 @@ def test_a_state_from_before_the_pool_was_labeled_leaves_that_to_be_done(images,
     assert len(other.pool) == 36
 
 
+def test_a_pseudo_labeled_pool_that_still_has_its_labels_stays_what_was_given(images, pool):
+    given = PseudoLabelDataset(pool, [-1, *(i % 3 for i in range(35))], 2, reason="too blurred")
+    trainer, _ = of_ours(unlabeled_dataset=given)(images, pool, 0)
+    other, _ = of_ours(unlabeled_dataset=given)(images, pool, 1)
+    epochs(trainer, 1, 1)
+    other.load_state_dict(trainer.state_dict())
+    assert other.pool is given
+    other.restore_pool([*(i % 3 for i in range(35)), -1])
+    assert other.pool is not given
+
+
 def test_the_offset_of_relabeled_labels_is_restored_with_them(images, pool):
     def make():
         models, optimizers, made = parts(lambda: {"metric_loss": losses.ContrastiveLoss()}, 0)

@@ -15,15 +15,16 @@ class ModelAverage:
     """Follows models step by step: ``average <- decay * average + (1 - decay) * weights``.
 
     Such an average retrieves better than the weights of any one step, and labels a pool better. It is a
-    hook for PML's trainers: give it as ``end_of_iteration_hook``, and its `models` as the ``teacher`` of a
-    SelfTrainingTrainer that labels its pool anew.
+    hook for PML's trainers: give it as ``end_of_iteration_hook``. Give its `models` as the ``teacher`` of a
+    SelfTrainingTrainer that relabels its pool, and evaluate them in place of the models that are trained.
 
     Args:
-        models: by name, as a PML trainer takes them. Copies of them are made.
+        models: by name, as a PML trainer takes them, before or after one has used them. Copies are made.
         decay: in [0, 1); 0.99 looks back over some hundred steps.
 
     Attributes:
-        models: the averaged modules by name, which follow; statistics of batch norm are averaged, too.
+        models: the averaged modules by name. Weights and statistics of batch norm follow; they get no
+            gradients. A part that has neither is a copy.
 
     Raises:
         ConfigError: decay is not in [0, 1).
@@ -48,14 +49,18 @@ class ModelAverage:
         self.models = {name: averaged.module for name, averaged in self._averaged.items()}
         for averaged in self._averaged.values():
             averaged.requires_grad_(False)
-            averaged.n_averaged.fill_(1)  # the models as they come count
+            averaged.n_averaged.fill_(1)  # the models that were given count as the first step
 
     def __call__(self, trainer: Any) -> None:
         """Follow the models of a PML trainer."""
         self.update(trainer.models)
 
     def update(self, models: dict[str, torch.nn.Module]) -> None:
-        """Take in the weights of one more step."""
+        """Take in the weights of one more step.
+
+        Args:
+            models: by name, those that were given or what they have become; further ones are not looked at.
+        """
         for name, averaged in self._averaged.items():
             if any(True for _ in (*averaged.module.parameters(), *averaged.module.buffers())):
                 averaged.update_parameters(models[name])
@@ -67,7 +72,7 @@ class ModelAverage:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything it holds."""
+        """Everything it holds, to be stored beside the state of the trainer."""
         return {name: averaged.state_dict() for name, averaged in self._averaged.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -68,7 +68,38 @@ def test_it_goes_on_from_its_state():
             assert torch.equal(value, second.models[name].state_dict()[key])
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
+class Still(torch.nn.Module):
+    """Has statistics of batch norm and nothing to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2, affine=False)
+
+
+def test_parts_without_parameters_just_follow():
+    parts = {"trunk": torch.nn.Linear(3, 2), "embedder": torch.nn.Identity(), "still": Still()}
+    average = ModelAverage(parts, 0.5)
+    assert isinstance(average.models["embedder"], torch.nn.Identity)
+    before = parts["trunk"].weight.detach().clone()
+    with torch.no_grad():
+        parts["trunk"].weight.add_(2)
+        parts["still"].norm.running_mean.add_(2)
+    average.update(parts)
+    assert torch.allclose(average.models["trunk"].weight, before + 1)
+    assert average.models["still"].norm.running_mean.tolist() == [1, 1]
+    again = ModelAverage(parts, 0.5)
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again.models["trunk"].weight, average.models["trunk"].weight)
+
+
+def test_an_embedder_that_a_trainer_adds_later_is_not_looked_at():
+    parts = {"trunk": torch.nn.Linear(3, 2)}
+    average = ModelAverage(parts, 0.5)
+    average.update({**parts, "embedder": torch.nn.Identity()})
+    assert set(average.models) == {"trunk"}
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1, 1.5, float("nan")])
 def test_a_decay_out_of_range_is_refused(decay):
     with pytest.raises(ConfigError, match=rf"decay.*{decay}"):
         ModelAverage(models(), decay)

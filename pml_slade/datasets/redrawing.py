@@ -102,9 +102,6 @@ class CollateViews:
         (torch.Size([4, 1, 28, 28]), [5, 7, 5, 7])
     """
 
-    plain: Callable[[Sequence[Any]], Any] = staticmethod(default_collate)
-    """Does the same for images that are embedded: one view, as it comes."""
-
     def __init__(self, redraw: Redraw | None, views: int = 1) -> None:
         self.redraw = redraw
         self.views = views
@@ -121,6 +118,11 @@ class CollateViews:
             return default_collate([(item[0][i], *item[1:]) for i in range(self.views) for item in items])
         images, *others = default_collate([*items] * self.views)
         return [self.redraw(images), *others]
+
+    @property
+    def plain(self) -> Callable[[list[Any]], Any]:
+        """Collates images that are embedded: one view, unchanged."""
+        return default_collate
 
     def __repr__(self) -> str:
         return f"CollateViews({self.redraw!r}, views={self.views})"

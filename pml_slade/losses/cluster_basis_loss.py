@@ -14,27 +14,32 @@ from .feature_basis_loss import FeatureBasisLoss
 class ClusterBasisLoss(BaseMetricLossFunction):
     """Classifies pseudo-labeled samples by a basis with a vector per class and per cluster.
 
-    Ours, not the paper's: Eq. 3 brought to the pool. The vectors of the labeled classes are those of
-    `basis`, so that a pool sample is told apart from these, too; each cluster has one more. A
-    SelfTrainingTrainer that has this loss as ``unlabeled_metric_loss`` starts them at the centroids, and
-    when it labels the pool anew, at the mean of the vectors that a cluster's images had before.
+    This is our extension of the paper: Eq. 3 for the pool. The vectors of the labeled classes are those of
+    `basis`, so that a sample of the pool is told apart from these classes, too. Each cluster has one more
+    vector.
+
+    Give it to a SelfTrainingTrainer as ``unlabeled_metric_loss``, and the same basis as ``basis_loss``. The
+    trainer starts each vector at the centroid of its cluster. When it relabels the pool, a cluster's vector
+    starts at the mean of the vectors that its images had before.
 
     Args:
-        basis: whose ``W``, ``num_classes`` and ``logit_scale`` are used. Gradients reach its ``W``.
-        num_clusters: most clusters that there can be.
-        margin: by how much a sample's cosine with its own vector has to beat the others (CosFace, Wang et
-            al., CVPR 2018, Eq. 4). It needs a basis with a ``logit_scale``.
+        basis: FeatureBasisLoss whose ``W``, ``num_classes`` and ``logit_scale`` are used. Gradients reach its
+            ``W``.
+        num_clusters: the largest number of clusters that can come.
+        margin: margin by which the cosine to a sample's own vector must exceed the others (CosFace, Wang et
+            al., CVPR 2018, Eq. 4). It needs a basis with a ``logit_scale``. The preset `best` takes 0.1.
         kwargs: see PML's BaseMetricLossFunction.
 
     Attributes:
-        V: the clusters' vectors, parameter of shape (num_clusters, embedding_size). It needs an optimizer.
-        num_active: how many of them stand for a cluster; the others take no part.
+        V: the clusters' vectors, a parameter of shape (num_clusters, embedding_size). It needs an optimizer,
+            ``unlabeled_metric_loss_optimizer`` in a SelfTrainingTrainer.
+        num_active: how many of the vectors stand for a cluster. The others take no part.
 
     Default reducer: MeanReducer. It gets ``loss`` per sample.
 
     Raises:
-        ValueError: num_clusters below 1; a margin below 0, or without cosines; embeddings of another size;
-            labels of no active cluster; pairs.
+        ValueError: num_clusters below 1; a margin that is negative, not finite or without cosines;
+            embeddings of another size; labels of no active cluster; pairs.
 
     Examples:
         >>> basis = FeatureBasisLoss(num_classes=3, embedding_size=8)
@@ -53,6 +58,8 @@ class ClusterBasisLoss(BaseMetricLossFunction):
             raise ValueError(f"num_clusters must be a positive integer, got {num_clusters!r}.")
         if not margin >= 0:
             raise ValueError(f"margin must not be negative, got {margin!r}.")
+        if margin == float("inf"):
+            raise ValueError("margin must be finite, got inf.")
         if margin and basis.logit_scale is None:
             raise ValueError(
                 f"margin={margin} is of cosines, which a basis with logit_scale=None does not take: give "

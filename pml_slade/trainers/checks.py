@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 
-from ..exceptions import ConfigError, DivergedError
+from ..datasets.pseudo_label_dataset import PseudoLabelDataset
+from ..exceptions import ConfigError, DataError, DivergedError
 from ..losses import ClusterBasisLoss, FeatureBasisLoss
 
 LOSS_WEIGHTS = {"metric_loss": 1.0, "unlabeled_metric_loss": 1.0, "basis_loss": 0.25}
@@ -74,19 +75,19 @@ def with_default_weights(
 
 
 def check_relabeling(loss: torch.nn.Module, every: int) -> None:
-    """Refuse a loss that would hold on to the numbers of clusters when the pool is labeled anew.
+    """Refuse a loss that would hold on to the numbers of clusters when the pool is relabeled.
 
     Raises:
-        ConfigError: it has weights for each pseudo-class, and nothing that starts them anew.
+        ConfigError: it has weights for each pseudo-class, and nothing that restarts them.
     """
     for part in loss.modules():
         if not isinstance(part, BaseMetricLossFunction):
             continue  # a distance's weights are no class's
         if isinstance(part, (FeatureBasisLoss, ClusterBasisLoss)):
-            continue  # these have weights of annotated classes, and such as the trainer starts anew
+            continue  # these have weights of annotated classes, and weights that the trainer restarts
         if any(p.numel() > 1 for p in part.parameters(recurse=False)):
             raise ConfigError(
-                f"relabel_every={every} numbers the pseudo-classes anew, and the pool's loss "
+                f"relabel_every={every} renumbers the pseudo-classes, and the pool's loss "
                 f"{type(part).__name__} learns weights for each: give relabel_every=0, or a loss "
                 "without, such as ContrastiveLoss()."
             )
@@ -104,6 +105,57 @@ def check_cluster_losses(losses: list[ClusterBasisLoss], basis: torch.nn.Module 
                 f"unlabeled_metric_loss: {type(loss).__name__} was made with a basis that is not "
                 'loss_funcs["basis_loss"], so that it would never train: give both the same one.'
             )
+
+
+def check_num_clusters(num_clusters: int | None, losses: list[ClusterBasisLoss]) -> None:
+    """Refuse to cluster without a number of clusters, or into more than a loss has vectors for.
+
+    Raises:
+        ConfigError: says what to give.
+    """
+    if num_clusters is None:
+        raise ConfigError(
+            "num_clusters was not given, and the dataset has no `labels` or `targets` to derive it "
+            "from: give num_clusters, or dataset_labels."
+        )
+    for loss in losses:
+        if loss.num_clusters < num_clusters:
+            raise ConfigError(
+                f"num_clusters={num_clusters}, but {type(loss).__name__} was made with "
+                f"num_clusters={loss.num_clusters}: give it as many."
+            )
+
+
+def check_relabeled_pool(pool: PseudoLabelDataset | None, sampler: Any, every: int) -> None:
+    """Refuse what relabeling a pool would undo: a sampler of its labels, and images left out.
+
+    Raises:
+        ConfigError: says what to give.
+    """
+    if sampler is not None:
+        raise ConfigError(
+            "unlabeled_sampler was made for the labels that the pool has now, and relabel_every="
+            f"{every} changes them: leave it out; unlabeled_images_per_class says what batches hold."
+        )
+    if pool is not None and pool.num_left_out:
+        raise ConfigError(
+            f"relabel_every={every} would label the {pool.num_left_out} samples that unlabeled_dataset "
+            "leaves out: give a pool that does not hold them, or relabel_every=0."
+        )
+
+
+def check_offset(pool: PseudoLabelDataset, basis: Any) -> None:
+    """Refuse pseudo-labels that a basis would take for annotated classes.
+
+    Raises:
+        DataError: says which offset to give.
+    """
+    if basis is not None and pool.labels.min() < basis.num_classes:
+        raise DataError(
+            f"unlabeled_dataset has pseudo-labels from {pool.labels.min()} on, which basis_loss takes "
+            f"for annotated classes (num_classes={basis.num_classes}): make the PseudoLabelDataset with "
+            f"label_offset={basis.num_classes}."
+        )
 
 
 def check_finite(trainer: Any) -> None:

@@ -21,7 +21,7 @@ def cluster_losses(loss: torch.nn.Module) -> list[ClusterBasisLoss]:
 def start_vectors(
     loss: ClusterBasisLoss, vectors: np.ndarray, optimizers: Iterable[torch.optim.Optimizer]
 ) -> None:
-    """Let the clusters' vectors start from these, (k, d), and what optimizers remember of them start anew."""
+    """Let the clusters' vectors start from these, (k, d); optimizers forget their state of the old ones."""
     loss.start_from(torch.as_tensor(vectors))
     for optimizer in optimizers:
         for parameter in loss.parameters():

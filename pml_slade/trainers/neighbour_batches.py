@@ -1,4 +1,4 @@
-"""Batches of an image and its nearest neighbours, for self-taught metric learning."""
+"""Batches of images with their nearest neighbours, for STML (Kim et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..clustering import checked_embeddings, unit_rows
 
 
 class NeighbourBatches(Sampler[int]):
-    """Batches of random queries, each followed by its nearest neighbours (STML, Kim et al., CVPR 2022, Section 3).
+    """Batches of random queries, each followed by its nearest neighbours (STML, Section 3).
 
     Consecutive runs of `batch_size` indices are the batches: give a DataLoader the same batch size. The
     queries of a batch differ, and so do the samples of a query's group; a neighbour may stand in several

@@ -53,7 +53,7 @@ class PoolLabeler:
     clustering: Clustering = field(default_factory=Clustering.plain)
     relabel_every: int = 0
     data_getter: Callable[[Any], Any] | None = None
-    reader: PoolReader = PoolReader()
+    reader: PoolReader = field(default_factory=PoolReader)
     batch_size: int = 128
     progress: bool = True
 
@@ -63,8 +63,8 @@ class PoolLabeler:
             check_map_style("clustering_dataset", self.view)
             if len(self.view) != len(self.images):
                 raise DataError(
-                    f"clustering_dataset has {len(self.view)} items and unlabeled_dataset {len(self.images)}: "
-                    "they must be the same items in the same order."
+                    f"clustering_dataset has {len(self.view)} items and unlabeled_dataset "
+                    f"{len(self.images)}: they must be the same items in the same order."
                 )
         check_int("relabel_every", self.relabel_every, at_least=0)
         check_int("batch_size", self.batch_size, at_least=1)
@@ -96,9 +96,7 @@ class PoolLabeler:
             DataError: embeddings or clusters that cannot be used.
         """
         if self.num_clusters is None:
-            raise ConfigError(
-                "num_clusters was not given: there is no number of clusters to label the pool by."
-            )
+            raise ConfigError("num_clusters was not given: give the number of clusters to label the pool by.")
         clusters = self.clustering(self.embed(teacher), self.num_clusters)
         return PseudoLabelDataset.from_clusters(self.images, clusters, self.label_offset, self.data_getter)
 
@@ -140,8 +138,8 @@ def clustering_and_embedding(
         ('ward', {'progress': False})
         >>> clustering_and_embedding({"num_workers": 0})
         Traceback (most recent call last):
-        pml_slade.exceptions.ConfigError: cluster_kwargs: clustering has no setting num_workers; it has method,
-        whitening, smooth, num_neighbours, min_cluster_size, seed, niter, nredo, normalize,
+        pml_slade.exceptions.ConfigError: cluster_kwargs: clustering has no setting num_workers; it has
+        method, whitening, smooth, num_neighbours, min_cluster_size, seed, niter, nredo, normalize,
         max_points_per_centroid, max_ward_points, gpu. Embedding has batch_size, progress.
     """
     if isinstance(cluster_kwargs, Clustering):

@@ -70,7 +70,8 @@ class PoolReader:
             raise DataError(
                 f"{len(labels)} items of unlabeled_dataset became a batch of {len(data)}, so that their "
                 "pseudo-labels are not known. With data_and_label_getter, collate_fn must keep all items in "
-                "order; or give a PseudoLabelDataset and unlabeled_collate_fn, which meets (data, label) pairs."
+                "order. Or give a PseudoLabelDataset and an unlabeled_collate_fn, which meets pairs "
+                "(data, label)."
             )
         return data, labels
 
@@ -156,14 +157,14 @@ class _Kept(Sampler[int]):
 
 class _KeptBatches(BatchSampler):
     def __init__(self, sampler: Any, positions: np.ndarray) -> None:
-        self.sampler, self.positions = sampler, positions
+        self.batches, self.positions = sampler, positions
 
     def __iter__(self) -> Iterator[list[int]]:
-        found = (list(_Kept(batch, self.positions)) for batch in self.sampler)
+        found = (list(_Kept(batch, self.positions)) for batch in self.batches)
         return (batch for batch in found if batch)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.batches)
 
 
 class _ItemsAndLabels(Dataset[tuple[Any, int]]):

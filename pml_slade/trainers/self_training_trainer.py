@@ -12,15 +12,19 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from ..checks import check_int
-from ..clustering import Clustering, class_means, suggest_num_clusters
+from ..checks import check_int, check_map_style
+from ..clustering import Clustering, class_means
 from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
 from ..losses import ClusterBasisLoss
+from .annotated import clusters_like_classes, first_free_label, known_labels
 from .checks import (
     check_cluster_losses,
     check_finite_embeddings,
+    check_num_clusters,
+    check_offset,
     check_optimizers,
+    check_relabeled_pool,
     check_relabeling,
     with_default_weights,
     with_unlabeled_loss,
@@ -63,8 +67,9 @@ class SelfTrainingTrainer(StatefulTrainer):
         clustering_dataset: the raw pool under the transform used for evaluation; default the pool as is.
         clustering_collate_fn: makes batches of `clustering_dataset`. Default: what makes batches of the pool,
             or its attribute `plain` if it has one, as collate functions of this package have that augment.
-        cluster_kwargs: a `clustering.Clustering` (``Clustering()`` is that of the preset `best`), or arguments
-            of `clustering.cluster`, which is k-means by default, and `progress` or `batch_size` of embedding.
+        cluster_kwargs: a `clustering.Clustering` (``Clustering()`` clusters as the preset `best`). Or
+            arguments of `clustering.cluster`, which is k-means by default, and `progress` or `batch_size` of
+            embedding.
         relabel_every: relabel the pool after so many epochs; 0: never. The teacher should be one that
             learns meanwhile.
         unlabeled_batch_size: unlabeled images a step; default `batch_size`.
@@ -113,6 +118,8 @@ class SelfTrainingTrainer(StatefulTrainer):
         >>> trainer.pool
         PseudoLabelDataset(16 samples in 2 pseudo-classes)
     """
+
+    dataloader_iter: Any
 
     extra_loss_keys = ("unlabeled_metric_loss", "basis_loss")
     extra_mining_keys = ("unlabeled_miner",)
@@ -182,10 +189,13 @@ class SelfTrainingTrainer(StatefulTrainer):
         self.pool: PseudoLabelDataset | None = given
         self.labeler = self._build_labeler(num_clusters, clustering_dataset, cluster_kwargs, relabel_every)
         self._check_size(len(unlabeled_dataset))
-        self._check_clustering()
-        self._check_schedule()
+        if given is None or relabel_every:
+            check_num_clusters(self.labeler.num_clusters, self._cluster_losses())
+        if relabel_every:
+            check_relabeling(self.loss_funcs["unlabeled_metric_loss"], relabel_every)
+            check_relabeled_pool(given, unlabeled_sampler, relabel_every)
         if given is not None:
-            self._check_offset(given)
+            check_offset(given, self.loss_funcs.get("basis_loss"))
         for part in (*self.loss_funcs.values(), *self.mining_funcs.values()):
             if isinstance(part, torch.nn.Module):
                 part.to(self.data_device)
@@ -211,7 +221,11 @@ class SelfTrainingTrainer(StatefulTrainer):
         """
         if label_offset is None:
             label_offset = self.labeler.label_offset if self.pool is None else self.pool.label_offset
-        self._use_pool(self.labeler.with_labels(pseudo_labels, label_offset))
+        pool = self.labeler.with_labels(pseudo_labels, label_offset)
+        before = self.pool if self.pool is not None and self.pool.label_offset == label_offset else None
+        if before is not None and np.array_equal(before.pseudo_labels, pool.pseudo_labels):
+            pool = before  # it may know more, such as why images were left out
+        self._use_pool(pool)
 
     def _build_labeler(
         self, num_clusters: int | None, view: Any, cluster_kwargs: Any, relabel_every: int
@@ -221,10 +235,14 @@ class SelfTrainingTrainer(StatefulTrainer):
             images = self.pool.dataset
             data_getter = None if self.pool.data_getter is first_of_item else self.pool.data_getter
         clustering, embedding = clustering_and_embedding(cluster_kwargs)
+        labels = known_labels(self.dataset, self.dataset_labels, self.label_hierarchy_level)
+        basis = self.loss_funcs.get("basis_loss")
+        offset = first_free_label(labels, self.set_min_label_to_zero) if basis is None else basis.num_classes
+        check_map_style("unlabeled_dataset", images)
         return PoolLabeler(
             images=images,
-            num_clusters=self._default_num_clusters(images) if num_clusters is None else num_clusters,
-            label_offset=self._num_annotated(),
+            num_clusters=clusters_like_classes(labels, len(images)) if num_clusters is None else num_clusters,
+            label_offset=offset,
             view=view,
             clustering=clustering,
             relabel_every=relabel_every,
@@ -236,10 +254,9 @@ class SelfTrainingTrainer(StatefulTrainer):
     def _build_reader(self, data_getter: Any) -> PoolReader:
         """Who reads the pool: a pool that brings a function of its own for it gives pairs (data, label)."""
         own = self.pool is not None and (data_getter is not None or self.unlabeled_collate_fn is not None)
+        pairs = own or self.data_and_label_getter is c_f.return_input
         return PoolReader(
-            getter=None
-            if own or self.data_and_label_getter is c_f.return_input
-            else self.data_and_label_getter,
+            getter=None if pairs else self.data_and_label_getter,
             collate_fn=self.unlabeled_collate_fn or self.collate_fn,
             embedding_collate_fn=self._embedding_collate(),
             device=self.data_device,
@@ -255,7 +272,7 @@ class SelfTrainingTrainer(StatefulTrainer):
 
     def _use_pool(self, pool: PseudoLabelDataset) -> None:
         self._check_size(len(pool))
-        self._check_offset(pool)
+        check_offset(pool, self.loss_funcs.get("basis_loss"))
         self.pool = pool
         self._vectors_started, self.unlabeled_dataloader_iter = True, None
 
@@ -292,8 +309,8 @@ class SelfTrainingTrainer(StatefulTrainer):
         """Make the labeled loader; a raw pool gets its pseudo-labels here, before the first step."""
         if self.sampler is None and len(self.dataset) < self.batch_size:
             raise DataError(
-                f"dataset has {len(self.dataset)} samples, fewer than one batch of {self.batch_size}, so that "
-                "nothing would be trained: lower batch_size."
+                f"dataset has {len(self.dataset)} samples, fewer than one batch of {self.batch_size}, so "
+                "that nothing would be trained: lower batch_size."
             )
         if self.pool is None:
             self.label_pool()
@@ -326,7 +343,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         if self.unlabeled_dataloader_iter is None:
             self._load_pool()
         try:
-            labeled = super().get_batch()
+            labeled = self._labeled_batch()
         except StopIteration:
             raise _no_batch("dataset", "sampler", self.batch_size) from None
         try:
@@ -379,7 +396,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         return name in self.loss_funcs and self.loss_weights[name] > 0
 
     def metrics(self) -> dict[str, float]:
-        """Return the basis' similarity statistics and how many pairs were mined in the pool, where it has them.
+        """Return similarity statistics of the basis, and how many pairs of the pool were mined.
 
         Returns:
             ``mu_pos`` and ``mu_neg`` (Eq. 6) of a basis with a regulariser; ``mined_pos`` and ``mined_neg``,
@@ -406,21 +423,28 @@ class SelfTrainingTrainer(StatefulTrainer):
         if state["pseudo_labels"] is not None:
             self.restore_pool(state["pseudo_labels"], state["label_offset"])
 
+    def _labeled_batch(self) -> tuple[Tensor, Tensor]:
+        """PML's get_batch, which renumbers class names only where they come as an array."""
+        self.dataloader_iter, batch = c_f.try_next_on_generator(self.dataloader_iter, self.dataloader)
+        data, labels = self.data_and_label_getter(batch)
+        if isinstance(labels, (list, tuple)) and isinstance(labels[0], str):
+            labels = np.array(labels)
+        labels = c_f.process_label(labels, self.label_hierarchy_level, self.label_mapper)
+        mined: tuple[Tensor, Tensor] = self.maybe_do_batch_mining(data, labels)
+        return mined
+
     def _joint_embeddings(self, data: Tensor, pool_data: Tensor) -> Tensor:
         if data.shape[1:] == pool_data.shape[1:]:
             embeddings: Tensor = self.compute_embeddings(torch.cat([data, pool_data]))
             return embeddings
         return torch.cat([self.compute_embeddings(data), self.compute_embeddings(pool_data)])
 
-    def _weighs(self, name: str) -> bool:
-        return name in self.loss_funcs and self.loss_weights[name] > 0
-
     def _load_pool(self) -> None:
         assert self.pool is not None  # initialize_dataloader has seen to it
         sampler = self.unlabeled_sampler
         if sampler is None:
             sampler = self._default_unlabeled_sampler()
-        elif self.unlabeled_dataset is not self.pool:
+        elif not isinstance(self.unlabeled_dataset, PseudoLabelDataset):
             sampler = kept_of(sampler, self.pool)
         self.unlabeled_dataloader = self.labeler.reader.loader(self.pool, self.unlabeled_batch_size, sampler)
         self.unlabeled_dataloader_iter = iter(self.unlabeled_dataloader)
@@ -440,36 +464,6 @@ class SelfTrainingTrainer(StatefulTrainer):
         steps = self.iterations_per_epoch or len(labels) // size + 1
         return MPerClassSampler(labels, m, size, length_before_new_iter=steps * size)
 
-    # What the labeled images say of the pool's labels
-
-    def _default_num_clusters(self, images: Any) -> int | None:
-        """As many images a cluster as a labeled class has; None where the labels are not known."""
-        labels = self._known_labels()
-        if labels is None:
-            return None
-        return suggest_num_clusters(len(images), len(labels) / len(np.unique(labels, axis=0)))
-
-    def _num_annotated(self) -> int:
-        """The first label that is no annotated class's, as the losses see these."""
-        if "basis_loss" in self.loss_funcs:
-            return int(self.loss_funcs["basis_loss"].num_classes)
-        labels = self._known_labels()
-        if labels is None:
-            return 0
-        if self.set_min_label_to_zero or not np.issubdtype(labels.dtype, np.integer):
-            return max(len(np.unique(level)) for level in np.atleast_2d(labels.T))
-        return int(labels.max()) + 1
-
-    def _known_labels(self) -> np.ndarray | None:
-        for labels in (
-            self.dataset_labels,
-            *(getattr(self.dataset, a, None) for a in ("labels", "targets")),
-        ):
-            if labels is not None:
-                found: np.ndarray = c_f.get_hierarchy_label(np.asarray(labels), self.label_hierarchy_level)
-                return found
-        return None
-
     # What is refused
 
     def _check_size(self, size: int) -> None:
@@ -477,50 +471,6 @@ class SelfTrainingTrainer(StatefulTrainer):
             raise DataError(
                 f"unlabeled_dataset has {size} samples, fewer than one batch of "
                 f"{self.unlabeled_batch_size}: lower unlabeled_batch_size."
-            )
-
-    def _check_clustering(self) -> None:
-        """Refuse a number of clusters that does not go, where the pool is going to be clustered."""
-        if self.pool is not None and not self.labeler.relabel_every:
-            return
-        k = self.labeler.num_clusters
-        if k is None:
-            raise ConfigError(
-                "num_clusters was not given, and the dataset has no `labels` or `targets` to derive it "
-                "from: give num_clusters, or dataset_labels."
-            )
-        for loss in self._cluster_losses():
-            if loss.num_clusters < k:
-                raise ConfigError(
-                    f"num_clusters={k}, but {type(loss).__name__} was made with "
-                    f"num_clusters={loss.num_clusters}: give it as many."
-                )
-
-    def _check_schedule(self) -> None:
-        every = self.labeler.relabel_every
-        if not every:
-            return
-        check_relabeling(self.loss_funcs["unlabeled_metric_loss"], every)
-        if self.unlabeled_sampler is not None:
-            raise ConfigError(
-                "unlabeled_sampler was made for the labels that the pool has now, and relabel_every="
-                f"{every} changes them: leave it out; unlabeled_images_per_class says what batches hold."
-            )
-        if self.pool is not None and self.pool.num_left_out:
-            raise ConfigError(
-                f"relabel_every={every} would label the {self.pool.num_left_out} samples that "
-                "unlabeled_dataset leaves out: give a pool that does not hold them, or relabel_every=0."
-            )
-
-    def _check_offset(self, pool: PseudoLabelDataset) -> None:
-        if "basis_loss" not in self.loss_funcs:
-            return
-        num_classes = self.loss_funcs["basis_loss"].num_classes
-        if pool.labels.min() < num_classes:
-            raise DataError(
-                f"unlabeled_dataset has pseudo-labels from {pool.labels.min()} on, which basis_loss takes "
-                f"for annotated classes (num_classes={num_classes}): make the PseudoLabelDataset with "
-                f"label_offset={num_classes}."
             )
 
     def _check_shapes(self, labeled: Tensor, unlabeled: Tensor) -> None:

@@ -20,8 +20,8 @@ PARTS = ("models", "loss_funcs", "mining_funcs", "optimizers", "lr_schedulers")
 def trainer_state(trainer: Any) -> dict[str, Any]:
     """Return the state of any PML trainer: models, losses, miners, optimizers and schedulers.
 
-    A part that stands under two names is there twice. Data, samplers, hooks and random generators are not:
-    the trainer is made anew with the same, and seeded as its owner likes.
+    A part that stands under two names is there twice. Data, samplers, hooks and random generators are not
+    part of it: make the new trainer with the same ones, and seed it.
 
     Args:
         trainer: a PML trainer. What its ``get_extra_state`` returns, if it has one, is part of the state.
@@ -61,8 +61,8 @@ def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
         things, states = _with_state(trainer, part), state.get(part, {})
         if set(things) != set(states):
             raise CheckpointError(
-                f"the trainer has {part} {sorted(things)}, and the state {sorted(states)}: make the trainer as "
-                "the one that was saved."
+                f"the trainer has {part} {sorted(things)}, and the state {sorted(states)}: make the trainer "
+                "as the one that was saved."
             )
         for name, thing in things.items():
             _load(thing, states[name])
@@ -71,7 +71,7 @@ def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
 
 
 def trainer_metrics(trainer: Any) -> dict[str, float]:
-    """Return what any PML trainer tells of its last step beside the losses: ours by `metrics`, others nothing."""
+    """Return what a PML trainer tells of its last step beside the losses; those of PML tell nothing."""
     metrics: dict[str, float] = trainer.metrics() if hasattr(trainer, "metrics") else {}
     return metrics
 
@@ -139,7 +139,7 @@ def _queue(memory: CrossBatchMemory) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    """Leave out functions, which some schedulers count as state: who makes the scheduler gives them anew."""
+    """Leave out functions, which some schedulers count as state; the new scheduler is made with them."""
     if isinstance(value, Mapping):
         return {key: _storable(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list):

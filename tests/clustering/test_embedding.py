@@ -144,7 +144,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def test_an_iterable_data_set_is_refused_even_with_a_length():
-    with pytest.raises(DataError, match="dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"dataset must be a map-style dataset.* got Stream"):
         embed(Stream(), torch.nn.Identity(), progress=False)
 
 

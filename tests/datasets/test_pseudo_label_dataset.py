@@ -211,9 +211,9 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 def test_an_iterable_data_set_is_refused_even_with_a_length():
-    with pytest.raises(DataError, match="dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"dataset must be a map-style dataset.* got Stream"):
         PseudoLabelDataset(Stream(), LABELS)
-    with pytest.raises(DataError, match="embed_dataset must be a map-style dataset.* got Stream"):
+    with pytest.raises(DataError, match=r"embed_dataset must be a map-style dataset.* got Stream"):
         PseudoLabelDataset.from_teacher(MapStyle(), torch.nn.Identity(), 2, embed_dataset=Stream())
 
 

@@ -69,11 +69,13 @@ def test_centroids_that_do_not_fit_are_refused(shape):
         make()[1].start_from(torch.randn(shape))
 
 
-def test_a_margin_needs_cosines():
+def test_a_margin_needs_cosines_and_is_in_range():
     with pytest.raises(ValueError, match=r"margin=0.1 is of cosines.*logit_scale=None"):
         make(logit_scale=None, margin=0.1)
     with pytest.raises(ValueError, match="margin must not be negative, got -1"):
         make(margin=-1)
+    with pytest.raises(ValueError, match="margin must be finite, got inf"):
+        make(margin=float("inf"))
 
 
 def test_labels_of_no_cluster_are_refused():

@@ -12,9 +12,10 @@ import torch
 from pytorch_metric_learning.utils import common_functions as c_f
 from record_keeper import RecordKeeper, RecordWriter
 
+from pml_slade.checkpoints import Checkpoints
 from pml_slade.compat import silent_epochs
 from pml_slade.datasets import glyphs_splits, transforms
-from pml_slade.exceptions import ConfigError, DataError
+from pml_slade.exceptions import ConfigError, DataError, DivergedError
 from pml_slade.models import ConvNet, Embedder
 from pml_slade.pretraining import MultiCrop, SwAVLoss, SwAVTrainer
 
@@ -366,7 +367,7 @@ def test_pml_records_how_many_prototypes_are_in_use(build, tmp_path):
     assert set(record) == {"assignment_entropy", "prototypes_in_use"}
 
 
-def test_a_resumed_run_ends_with_the_same_weights(build):
+def test_a_resumed_run_ends_with_the_same_weights(build, tmp_path):
     settings = {"queue_batches": 2, "queue_from_iteration": 0, "freeze_prototypes": 1}
     whole = build(**settings)
     half = copy.deepcopy(whole)
@@ -379,10 +380,11 @@ def test_a_resumed_run_ends_with_the_same_weights(build):
     run(whole, 1, 2)
     run(half, 1, 1)
     resumed = build(**settings)
-    for name in ("models", "optimizers", "loss_funcs"):
-        for key, part in getattr(resumed, name).items():
-            part.load_state_dict(getattr(half, name)[key].state_dict())
+    Checkpoints(tmp_path).save(half.state_dict(), step=1)
+    resumed.load_state_dict(Checkpoints(tmp_path).load_latest()[1])
     run(resumed, 2, 2)
+    assert resumed._entropies == whole._entropies
+    assert resumed.metrics() == whole.metrics()
     assert torch.equal(resumed.swav_loss.queue, whole.swav_loss.queue)
     assert torch.equal(weight_of(resumed), weight_of(whole))
     assert torch.equal(resumed.models["trunk"].linear.weight, whole.models["trunk"].linear.weight)
@@ -395,6 +397,37 @@ def test_collapse_is_told_once(build, caplog):
     assert caplog.text.count("SwAV has collapsed") == 1
 
 
+def test_a_resumed_run_does_not_tell_of_a_collapse_again(build, caplog):
+    flat = {"dataset": [([torch.ones(1, 8, 8)] * 2, 0)] * 8, "iterations_per_epoch": 120}
+    told, resumed = train(build(**flat)), build(**flat)
+    assert "collapsed" in caplog.text
+    caplog.clear()
+    resumed.load_state_dict(told.state_dict())
+    with caplog.at_level(logging.WARNING, "pml_slade"):
+        train(resumed)
+    assert "collapsed" not in caplog.text
+
+
+def test_metrics_are_the_prototypes_in_use(build):
+    trainer = train(build())
+    assert trainer.metrics() == {"prototypes_in_use": trainer.swav_loss.prototypes_in_use}
+
+
+def test_a_loss_that_is_not_finite_stops_training_in_that_step(build):
+    trainer = build(iterations_per_epoch=4)
+    seen = []
+
+    def spoil(t):
+        seen.append(weight_of(t).detach().clone())
+        if t.iteration == 1:
+            t.models["trunk"].register_forward_hook(lambda *_: torch.full((2 * BATCH, 6), math.nan))
+
+    trainer.end_of_iteration_hook = spoil
+    with pytest.raises(DivergedError, match="the loss became nan in step 3 "):
+        train(trainer)
+    assert torch.isfinite(weight_of(trainer)).all()
+
+
 PLAIN = {"metric_loss": torch.nn.Identity()}
 
 
@@ -403,7 +436,7 @@ PLAIN = {"metric_loss": torch.nn.Identity()}
     [
         ({"batch_size": 1}, ConfigError, "batch_size must be an integer of at least 2, got 1"),
         ({"batch_size": 17}, DataError, "dataset has 16 items, fewer than one batch of 17"),
-        ({"dataset": iter([])}, DataError, "dataset must be map-style"),
+        ({"dataset": iter([])}, DataError, "dataset must be a map-style dataset"),
         ({"loss_funcs": {}}, ConfigError, "loss_funcs must be"),
         ({"loss_funcs": PLAIN}, ConfigError, "'metric_loss': 'Identity'"),
         ({"mining_funcs": {"tuple_miner": PLAIN}}, ConfigError, "no pairs to mine"),

@@ -14,7 +14,7 @@ EMBEDDING_SIZE = 6
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def same_seeds():
     """Fix torch, numpy and random, and PML's own generator with them."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - PML draws from the global generator

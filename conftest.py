@@ -1,4 +1,4 @@
-"""Which files are looked at: powerful-benchmarker's own where it is installed, and there what meets its PML."""
+"""Which files are tested: powerful-benchmarker's where it is installed, and there those that reach PML."""
 
 from importlib.util import find_spec
 from pathlib import Path

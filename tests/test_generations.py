@@ -10,7 +10,7 @@ TESTS = sorted(ROOT.glob("tests/**/test_*.py"))
 PACKAGE = {
     "__init__.py": "from .losses import Loss\n__version__ = '1'\ndef __getattr__(name): ...",
     "plain.py": "import torch\ndef plain(): ...",
-    "losses/__init__.py": "from .loss import Loss, Other\nfrom ..plain import plain\nNAMES = {'a': Loss}\nSIZE = 3",
+    "losses/__init__.py": "from .loss import Loss\nfrom ..plain import plain\nNAMES = {'a': Loss}\nSIZE = 3",
     "losses/loss.py": "def f():\n    from pytorch_metric_learning import losses",
     "above.py": "from . import losses\nfrom .losses.loss import Loss",
     "beside.py": "from .losses import plain, SIZE\nfrom .circle import x",

@@ -23,9 +23,12 @@ def pytest_ignore_collect(collection_path):
     return None  # the others decide
 
 
-def pytest_report_header():
-    """Say what is left out."""
+def pytest_terminal_summary(terminalreporter):
+    """Say what was left out."""
     files = [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("pml_slade/**/*.py")]
     left_out = sorted(str(file.relative_to(ROOT)) for file in files if not runs_here(file))
-    named = f", {len(left_out)} left out, which it cannot change: {', '.join(left_out)}" if left_out else ""
-    return f"pytorch-metric-learning {PML_VERSION}: {len(files) - len(left_out)} files{named}"
+    if left_out:
+        terminalreporter.write_line(
+            f"{len(left_out)} of {len(files)} files cannot reach pytorch-metric-learning, so that another "
+            f"version ({PML_VERSION}) does not change them; left out unless named: {', '.join(left_out)}"
+        )

@@ -3,6 +3,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
+# Python starts many times here: it keeps what it compiles, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 # A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
@@ -11,12 +13,15 @@ PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 demo: .venv/ready
 	$(PY) -m pml_slade demo
 
-test: lint types unit legacy
+# mypy takes one core, and the tests begin on the other.
+test: .venv/ready .venv-benchmark/ready
+	$(MAKE) --jobs 2 lint types unit
+	$(MAKE) legacy
 
 unit: .venv/ready
 	$(call PYTEST,$(PY))
 
-# The same tests under powerful-benchmarker and the PML that it pins, and those that need it.
+# Under powerful-benchmarker and the PML that it pins: its own tests, and those that another PML can change.
 legacy: .venv-benchmark/ready
 	$(call PYTEST,$(BENCHMARK))
 

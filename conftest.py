@@ -1,5 +1,34 @@
-"""The bridge to powerful-benchmarker is looked at only where that is installed."""
+"""Which files are tested: powerful-benchmarker's where it is installed, and there those that reach PML."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
+from generations import reaches_pml
+
+from pml_slade.compat import LEGACY, PML_VERSION
+
+ROOT = Path(__file__).parent
 collect_ignore_glob = [] if find_spec("powerful_benchmarker") else ["pml_slade/benchmarker/*"]
+
+
+def runs_here(file):
+    """Today's environment runs everything that it can; that of an old PML, what another PML can change."""
+    return not LEGACY or reaches_pml(file, ROOT)
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out files that run under today's PML alone. A file that is asked for by its name runs."""
+    if collection_path.suffix == ".py" and not runs_here(collection_path):
+        return True
+    return None  # the others decide
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was left out."""
+    files = [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("pml_slade/**/*.py")]
+    left_out = sorted(str(file.relative_to(ROOT)) for file in files if not runs_here(file))
+    if left_out:
+        terminalreporter.write_line(
+            f"{len(left_out)} of {len(files)} files cannot reach pytorch-metric-learning, so that another "
+            f"version ({PML_VERSION}) does not change them; left out unless named: {', '.join(left_out)}"
+        )

@@ -65,8 +65,8 @@ def best_student(
         settings: any of ``student`` in docs/settings.md, such as ``lr=1e-3``.
 
     Returns:
-        models, optimizers, losses with their weights, batch sizes, clustering and its schedule, and the running
-        average of the weights as ``teacher`` and as ``end_of_iteration_hook``.
+        models, optimizers, losses with their weights, batch sizes, clustering and its schedule, and the
+        running average of the weights as ``teacher`` and as ``end_of_iteration_hook``.
 
     Raises:
         ConfigError: a setting that there is not, or that does not fit.

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pml_slade import FeatureBasisLoss, ThresholdPairMiner
 
 NUM_CLASSES, SIZE, HALF, STEPS = 3, 5, 12, 4
+REGULARIZERS = ("sd", "local_ce", "global_ce", None)
 
 
 def batches():
@@ -75,6 +76,12 @@ def mine(rank, efficient):
     value.backward()
     anchors = own if efficient else everywhere
     return numbered(pairs, anchors, everywhere), value.item() / 2, model.weight.grad
+
+
+def everything(rank):
+    """Results of `train` by regulariser and of `mine` by its argument: processes are slow to start."""
+    trained = {regularizer: train(rank, regularizer) for regularizer in REGULARIZERS}
+    return trained, {efficient: mine(rank, efficient) for efficient in (False, True)}
 
 
 def numbered(pairs, anchors, others):

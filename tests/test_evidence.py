@@ -1,13 +1,12 @@
 """The scripts behind docs/results.md and docs/findings.md write their tables, and train nothing twice."""
 
-import subprocess
 import sys
 from argparse import Namespace
 
 import pytest
 import torch
 from omniglot_tree import write_omniglot
-from scripts import BENCHMARKS, load_script
+from scripts import load_script, run_script, run_script_here
 
 from pml_slade.compat import LEGACY
 from pml_slade.losses import FeatureBasisLoss
@@ -33,11 +32,9 @@ def omniglot(tmp_path_factory):
     return write_omniglot(root, background=17, evaluation=2, characters=3, drawings=6)
 
 
-def run(script, omniglot, folder, *options):
-    files = ["--runs", str(folder / "runs"), "--results", str(folder / "page.md"), "--jobs", "2"]
-    command = [sys.executable, str(BENCHMARKS / script), str(omniglot), *TINY, *map(str, options), *files]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def run(script, omniglot, folder, *options, start=run_script_here):
+    files = ["--runs", folder / "runs", "--results", folder / "page.md", "--jobs", 2]
+    start(script, omniglot, *TINY, *options, *files)
     return (folder / "page.md").read_text()
 
 
@@ -47,20 +44,10 @@ def times(folder):
 
 def test_the_evidence_is_a_table_per_data_set_and_goes_on(omniglot, tmp_path):
     tasks = ("--seeds", 0, "--tasks", "omniglot-5")
-    run(
-        "evidence.py",
-        omniglot,
-        tmp_path,
-        *tasks,
-        "useless",
-        "--rows",
-        "control",
-        "slade",
-        "--presets",
-        "best",
-    )
+    some = ("--rows", "control", "slade", "--presets", "best")
+    run("evidence", omniglot, tmp_path, *tasks, "useless", *some, start=run_script)
     before = times(tmp_path)
-    text = run("evidence.py", omniglot, tmp_path, *tasks)
+    text = run("evidence", omniglot, tmp_path, *tasks)
     assert {file: time for file, time in times(tmp_path).items() if file in before} == before
     whole = "## Omniglot, 5 labeled alphabets"
     for title in (f"{whole}\n", f"{whole}, 80 % of the pool useless"):
@@ -115,16 +102,16 @@ def test_there_is_no_share_where_the_oracle_is_no_bound():
 
 
 def test_tuning_chooses_among_as_many_settings_for_each(omniglot, tmp_path):
-    text = run("tuning.py", omniglot, tmp_path, "--rows", "mean_teacher", "slade", "--seeds", 0)
+    text = run("tuning", omniglot, tmp_path, "--rows", "mean_teacher", "slade", "--seeds", 0)
     assert text.count("**chosen**") == 2
     assert text.count("| Mean teacher |") == text.count("| SLADE |") == 4
     before = times(tmp_path)
-    assert run("tuning.py", omniglot, tmp_path, "--rows", "mean_teacher", "slade", "--seeds", 0) == text
+    assert run("tuning", omniglot, tmp_path, "--rows", "mean_teacher", "slade", "--seeds", 0) == text
     assert times(tmp_path) == before
 
 
 def test_the_ablation_compares_each_variant_with_the_whole(omniglot, tmp_path):
-    text = run("ablation.py", omniglot, tmp_path, "--of", "useless", "--seeds", 0)
+    text = run("ablation", omniglot, tmp_path, "--of", "useless", "--seeds", 0)
     assert "## A pool of which 80 % are useless" in text
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][2:] == [
         f"| {title}" for title in ("the whole preset", "control", "oracle", "plain pseudo-labels")

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 import torch
 from omniglot_tree import write_omniglot
 from pytorch_metric_learning.losses import ContrastiveLoss
-from scripts import BENCHMARKS, load_script
+from scripts import load_script, run_script, run_script_here
 
 from pml_slade.compat import LEGACY
 from pml_slade.losses import FeatureBasisLoss
@@ -261,9 +259,8 @@ def omniglot(tmp_path_factory):
 
 def test_it_writes_the_section_and_goes_on(omniglot, tmp_path):
     page = tmp_path / "docs" / "findings.md"
-    files = ["--runs", str(tmp_path / "runs"), "--results", str(page)]
-    command = [sys.executable, str(BENCHMARKS / "why.py"), str(omniglot), *TINY, "--jobs", "1", *files]
-    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    arguments = [omniglot, *TINY, "--jobs", 1, "--runs", tmp_path / "runs", "--results", page]
+    first = run_script("why", *arguments)
     text = page.read_text()
     assert text.startswith("# Findings")
     assert "## Why it works" in text
@@ -289,7 +286,7 @@ def test_it_writes_the_section_and_goes_on(omniglot, tmp_path):
     measured = (stopped / "why.json").read_text()
     models = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/0/*/*/model.safetensors")}
     assert len(models) == 2 * len(STUDENTS) + 1  # a student and a copy of its teacher, and two teachers
-    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    again = run_script_here("why", *arguments)
     assert first[first.index("## ") :] == again[again.index("## ") :]
     assert {p: p.stat().st_mtime_ns for p in models} == models
     assert (stopped / "why.json").read_text() == measured

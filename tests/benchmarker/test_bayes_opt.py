@@ -2,13 +2,12 @@
 
 import json
 import logging
+import multiprocessing
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,13 +335,14 @@ def test_an_interrupted_trial_goes_on_from_its_last_epoch(tmp_path, no_plots):
 
 
 def test_killed_the_same_command_ends_it(tmp_path, no_plots):
-    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wanted = tmp_path / "search" / "search1"
-        while process.poll() is None and not any(wanted.glob("*/saved_models/trunk_*.pth")):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path,))
+    process.start()
+    wanted = tmp_path / "search" / "search1"
+    while process.is_alive() and not any(wanted.glob("*/saved_models/trunk_*.pth")):
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     first = models_of(tmp_path, 0)
     run(tmp_path)
     check_finished(tmp_path)
@@ -466,7 +466,3 @@ def test_a_plot_that_fails_stops_nothing(finished, tmp_path, monkeypatch, caplog
         run(root)
     assert "ZeroDivisionError" in caplog.text
     assert (root / "search" / "optimization_plots.html").read_text().count("Plotly.newPlot(") == 1
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pml_slade.datasets import glyphs as glyphs_module
 from pml_slade.datasets.duplicates import find_duplicates
 from pml_slade.datasets.glyph_letters import candidates, distinct
 from pml_slade.datasets.glyph_rendering import FACES, Face, distort, fit
@@ -14,15 +13,7 @@ from pml_slade.datasets.glyphs import MIN_FACES, glyphs, glyphs_splits
 from pml_slade.datasets.splits import class_names
 from pml_slade.exceptions import ConfigError, DataError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def a_third_of_the_letters():
-    """Every third letter; what holds for them holds for all, in a third of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(glyphs_module, "candidates", lambda: candidates()[::3])
-        glyphs.cache_clear()
-        yield
-    glyphs.cache_clear()
+pytestmark = pytest.mark.usefixtures("a_third_of_the_letters")
 
 
 def scripts(dataset):

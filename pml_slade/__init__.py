@@ -3,9 +3,10 @@
 Names are imported when they are first used, so that `pml-slade --help` does not wait for torch.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import names_of
 
 if version("pytorch-metric-learning").startswith("0."):
     from . import compat as _compat  # noqa: F401  it prepares the installed PML, so it comes first
@@ -47,11 +48,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = names_of(__name__, _HOMES)

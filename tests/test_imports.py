@@ -16,10 +16,10 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "functional", "presets"},
+    {"checks", "compat", "functional", "lazy", "presets"},
     {"averages", "checkpoints", "clustering", "distances"},
-    {"datasets", "evaluation", "losses", "miners", "models"},
-    {"runtime", "trainers"},
+    {"datasets", "evaluation", "losses", "miners"},
+    {"models", "runtime", "trainers"},
     {"pretraining"},
     {"methods"},
     {"running"},
@@ -35,7 +35,7 @@ ONLY = {
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
     "checkpoints": {"exceptions"},
-    "clustering": {"checks", "exceptions"},
+    "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "exceptions"},
 }
 FRONTS = ("__init__", "__main__")

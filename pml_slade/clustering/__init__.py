@@ -1,13 +1,20 @@
 """Embeddings to pseudo-labels (SLADE, stage 3)."""
 
-from .clustering import Clustering, Method, cluster
-from .clusters import Clusters, class_means, suggest_num_clusters, suggest_num_neighbours
-from .embedding import checked_embeddings, embed, unit_rows
-from .smoothing import smooth
-from .whitening import whiten
+from typing import TYPE_CHECKING
+
+from ..lazy import names_of
+from .settings import ClusteringSettings, Method
+
+if TYPE_CHECKING:
+    from .clustering import Clustering, cluster
+    from .clusters import Clusters, class_means, suggest_num_clusters, suggest_num_neighbours
+    from .embedding import checked_embeddings, embed, unit_rows
+    from .smoothing import smooth
+    from .whitening import whiten
 
 __all__ = [
     "Clustering",
+    "ClusteringSettings",
     "Clusters",
     "Method",
     "checked_embeddings",
@@ -20,3 +27,20 @@ __all__ = [
     "unit_rows",
     "whiten",
 ]
+
+__getattr__, __dir__ = names_of(
+    __name__,
+    {
+        "Clustering": "clustering",
+        "Clusters": "clusters",
+        "checked_embeddings": "embedding",
+        "class_means": "clusters",
+        "cluster": "clustering",
+        "embed": "embedding",
+        "smooth": "smoothing",
+        "suggest_num_clusters": "clusters",
+        "suggest_num_neighbours": "clusters",
+        "unit_rows": "embedding",
+        "whiten": "whitening",
+    },
+)

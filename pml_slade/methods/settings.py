@@ -7,6 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..clustering.settings import ClusteringSettings
+
+BEST = ClusteringSettings()
+"""How the preset `best` clusters."""
 CONTRASTIVE = {"name": "ContrastiveLoss", "pos_margin": 0.0, "neg_margin": 0.5}
 
 
@@ -119,22 +123,24 @@ class StudentConfig(TrainingConfig):
     """How a student is trained, on top of what a teacher has."""
 
     unlabeled_batch_size: int = Field(32, ge=2, description="unlabeled images a step")
-    clustering: Literal["kmeans", "ward"] = Field("ward", description="the paper's is kmeans")
+    clustering: Literal["kmeans", "ward"] = Field(BEST.method, description="the paper's is kmeans")
     whitening: float = Field(
-        0.5,
+        BEST.whitening,
         ge=0,
         le=1,
         description="first divide the embeddings' principal directions by their deviations to this power",
     )
     smooth: bool = Field(
-        True,
+        BEST.smooth,
         description="then average embeddings with their reciprocal nearest neighbours, as many as a cluster "
         "has images",
     )
     num_clusters: int | None = Field(
         None, ge=2, description="k; null: as many images a cluster as a labeled class has"
     )
-    min_cluster_size: int = Field(2, ge=1, description="images of smaller clusters are left out")
+    min_cluster_size: int = Field(
+        BEST.min_cluster_size, ge=1, description="images of smaller clusters are left out"
+    )
     relabel_every: int = Field(
         1, ge=0, description="relabel the pool after so many epochs (see epoch_steps); 0: label it once"
     )

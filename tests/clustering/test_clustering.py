@@ -4,15 +4,14 @@ import copy
 import dataclasses
 import math
 import pickle
-from importlib.resources import files
 
 import numpy as np
 import pytest
-import yaml
 
 from pml_slade.clustering import Clustering, cluster, smooth, suggest_num_neighbours, whiten
 from pml_slade.clustering.ward import ward
 from pml_slade.exceptions import ConfigError, SladeError
+from pml_slade.running.loading import load_config
 
 
 @pytest.fixture
@@ -34,8 +33,8 @@ def test_its_defaults_are_the_steps_of_best_one_after_the_other(cloud):
     assert same_partition(found[kept], by_hand[kept])
 
 
-def test_its_defaults_are_those_that_the_preset_best_writes_out():
-    student = yaml.safe_load((files("pml_slade") / "presets" / "best.yaml").read_text("utf-8"))["student"]
+def test_its_defaults_are_those_of_the_preset_best():
+    student = load_config("best", ["data.labeled=a", "data.unlabeled=b"]).model_dump()["student"]
     ours = Clustering()
     assert ours.method == student["clustering"]
     assert ours.whitening == student["whitening"]

@@ -1,5 +1,6 @@
-"""Write docs/settings.md from the settings themselves: `python docs/settings.py`."""
+"""Write docs/settings.md and docs/settings.schema.json from the settings themselves: `python docs/settings.py`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ INTRO = """# Settings
 
 Beside a `pml-slade train` command, `--print-config` prints its settings instead of running it. Each can stand
 in a YAML file (`--config FILE`) or on the command line as `student.lr=0.0001`. An unknown key is refused with
-the nearest one that exists.
+the nearest one that exists. Settings under `methods` are those of one row each.
+
+[settings.schema.json](settings.schema.json) describes them for editors, which then complete names and mark what does not
+fit. With the YAML language server, put this line at the top of a file of yours, with the path of the schema:
+
+```yaml
+# yaml-language-server: $schema=settings.schema.json
+```
 """
 
 
@@ -36,5 +44,15 @@ def page() -> str:
     return f"{INTRO}\n{markdown(['setting', 'default', ''], rows(Config))}\n"
 
 
+def schema() -> str:
+    """The JSON schema of a file of settings, in which nothing is required."""
+    found = Config.model_json_schema()
+    for section in (found, *found["$defs"].values()):
+        if section.get("title") != "NamedConfig":
+            section.pop("required", None)
+    return json.dumps(found, indent=1) + "\n"
+
+
 if __name__ == "__main__":
     Path(__file__).with_suffix(".md").write_text(page())
+    Path(__file__).with_suffix(".schema.json").write_text(schema())

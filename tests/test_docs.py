@@ -1,6 +1,7 @@
 """What is generated is what the code gives."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ def test_the_page_of_settings_is_what_its_script_writes():
     assert (ROOT / "docs" / "settings.md").read_text() == script("settings").page(), (
         "run: python docs/settings.py"
     )
+
+
+def test_the_schema_for_editors_is_what_its_script_writes():
+    text = script("settings").schema()
+    assert (ROOT / "docs" / "settings.schema.json").read_text() == text, "run: python docs/settings.py"
+    schema = json.loads(text)
+    student = schema["$defs"]["StudentConfig"]["properties"]
+    assert student["clustering"]["enum"] == ["kmeans", "ward"]
+    assert all("required" not in section for name, section in schema["$defs"].items() if name != "NamedConfig")
+    assert schema["additionalProperties"] is False
 
 
 @pytest.mark.skipif(LEGACY, reason="it is about the classes of PML 2.9")

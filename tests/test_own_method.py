@@ -1,34 +1,40 @@
 """The page "Your own method": its code is a row of a table, and is resumed after a kill."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from images import BEST, SMALL
+from typer.testing import CliRunner
 
+from pml_slade.cli import app
 from pml_slade.compat import LEGACY
+from pml_slade.running import stages
 
+pytestmark = pytest.mark.usefixtures("a_third_of_the_letters")
 PAGE = (Path(__file__).parents[1] / "docs" / "own_method.md").read_text()
 METHOD, SCRIPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FEW = [setting for setting in (*SMALL, *BEST) if not setting.startswith("data.")]
-KILLED = """
-import os, signal, sys
-from pml_slade.running import stages
-real = stages.Checkpoints.save
-def save(self, state, step):
-    real(self, state, step)
-    if self.folder.parent.name == "triplets":
-        os.kill(os.getpid(), signal.SIGKILL)
-stages.Checkpoints.save = save
-sys.argv = ["pml-slade", *sys.argv[1:]]
-from pml_slade.cli import main
-main()
-"""
+FEW.append("data.check_duplicates=false")
+
+
+def killed_in_the_row(arguments):
+    """Run the command in a process that is killed when the row has saved its first checkpoint."""
+    save = stages.Checkpoints.save
+
+    def killing(self, state, step):
+        save(self, state, step)
+        if self.folder.parent.name == "triplets":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stages.Checkpoints.save = killing
+    CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture
@@ -43,22 +49,19 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(LEGACY, reason="trainings; the parts of a method are tested under both generations")
 def test_it_is_a_row_that_is_resumed_after_a_kill(folder):
-    command = re.search(r"^pml-slade (train .*)$", PAGE, re.MULTILINE)[1].split()
-
-    def run(output, *start):
-        done = subprocess.run(
-            [sys.executable, *start, *command, *FEW, "-o", output, "-q"],
-            capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"}, check=False,
-        )  # fmt: skip
-        return done
-
-    unbroken = run("runs/unbroken", "-m", "pml_slade")
-    assert unbroken.returncode == 0, unbroken.stderr
-    assert "Triplets of pseudo-labels" in unbroken.stdout
-    assert run("runs/killed", "-c", KILLED).returncode == -signal.SIGKILL
+    command = [*re.search(r"^pml-slade (train .*)$", PAGE, re.MULTILINE)[1].split(), *FEW, "-q"]
+    unbroken = CliRunner().invoke(app, [*command, "-o", "runs/unbroken"])
+    assert unbroken.exit_code == 0, unbroken.output
+    assert "Triplets of pseudo-labels" in unbroken.output
+    killed = multiprocessing.get_context("fork").Process(
+        target=killed_in_the_row, args=([*command, "-o", "runs/killed"],)
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not (folder / "runs/killed/triplets/result.json").exists()
-    resumed = run("runs/killed", "-m", "pml_slade")
-    assert resumed.stdout.replace("killed", "unbroken") == unbroken.stdout
+    resumed = CliRunner().invoke(app, [*command, "-o", "runs/killed"])
+    assert resumed.output.replace("killed", "unbroken") == unbroken.output
     rows = [result["row"] for result in json.loads((folder / "runs/killed/results.json").read_text())]
     assert rows == ["teacher", "control", "triplets", "slade"]
     inputs = json.loads((folder / "runs/killed/triplets/inputs.json").read_text())
@@ -89,8 +92,7 @@ def test_its_settings_are_checked(folder):
 
 @pytest.mark.skipif(LEGACY, reason="a training; the parts of a method are tested under both generations")
 def test_the_python_of_the_page_runs(folder, capsys):
-    few = {
-        key: json.loads(value) for key, value in (s.split("=") for s in FEW if s.split("=")[1][0].isdigit())
-    }
+    pairs = (setting.split("=") for setting in FEW)
+    few = {key: yaml.safe_load(value) for key, value in pairs}
     exec(SCRIPT.replace('config="glyphs",', f'config="glyphs", progress=False, **{few!r},'), {})
     assert re.search(r"^Triplets of pseudo-labels: \d", capsys.readouterr().out, re.MULTILINE)

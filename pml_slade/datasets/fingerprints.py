@@ -26,6 +26,7 @@ def list_images(images: ImageDataset) -> list[str]:
         Lines of label, size, checksum and name, separated by tabs.
 
     Examples:
+        >>> import numpy as np
         >>> list_images(ImageDataset(np.zeros((1, 2, 2), np.uint8), [3], mode="L"))
         ['3\\t4\\t558161692\\t#0']
     """
@@ -38,6 +39,20 @@ def list_images(images: ImageDataset) -> list[str]:
         f"{label}\t{content}\t{_escaped(name[common:].lstrip(os.sep))}"
         for label, content, name in zip(labels, contents, names)
     ]
+
+
+def content_keys(images: ImageDataset) -> list[str]:
+    """A key for each image that is the same wherever the image lies, and whatever its label.
+
+    Examples:
+        >>> import numpy as np
+        >>> content_keys(ImageDataset(np.zeros((1, 2, 2), np.uint8), mode="L"))
+        ['4-558161692-']
+    """
+    with ThreadPoolExecutor() as threads:
+        contents = list(threads.map(_content, images.raw_images()))
+    names = [PurePath(name).name if _are_files([name]) else "" for name in images.names()]
+    return [f"{content.replace(chr(9), '-')}-{_escaped(name)}" for content, name in zip(contents, names)]
 
 
 def digest(lines: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from .pseudo import Pseudo
 from .self_supervised import SelfSupervised
 from .self_taught import SelfTaught
 from .slade import Slade
+from .start import Start
 from .supervised import Supervised
 from .teacher import Teacher
 
@@ -31,6 +32,7 @@ __all__ = ["METHODS", "Job", "Method", "PoolMethod", "Supervised", "TwoViewsMeth
 METHODS: dict[str, Method] = {
     method.key: method
     for method in (
+        Start(),
         Teacher(),
         Control(),
         CrossBatchMemory(),

@@ -64,6 +64,7 @@ class Method:
         title: what tables call it.
         stage: whose settings it is trained by, "teacher" or "student".
         uses_pool: whether unlabeled images have a part in it.
+        trains: whether anything is trained at all.
         is_teacher: whether the other rows start from it.
         is_bound: whether it knows what no user has, so that its model is never the run's.
         Settings: type of its own settings, which stand under `methods.KEY`.
@@ -73,6 +74,7 @@ class Method:
     title: ClassVar[str]
     stage: ClassVar[str] = "student"
     uses_pool: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
     is_teacher: ClassVar[bool] = False
     is_bound: ClassVar[bool] = False
     Settings: ClassVar[type[Section]] = Section

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..datasets.trunk_input import TrunkInput
-from ..models import build_model, build_trunk, check_forward, trunk_input
+from ..models import Embedder, build_model, build_trunk, check_forward, trunk_input
 from ..models.trunks import shapes_alone
 from .settings import Config
 
@@ -44,6 +44,24 @@ def build_models(config: Config, weights: Path | None = None) -> dict[str, torch
         hidden_sizes=tuple(model.hidden_sizes),
         trunk_options=model.trunk_options,
     )
+
+
+def starts_principal(config: Config) -> bool:
+    """Whether the embedder starts at principal components: where asked for, or where the trunk has weights."""
+    model = config.model
+    if model.embedder_init != "auto":
+        return model.embedder_init == "principal"
+    return not model.hidden_sizes and (model.weights is not None or config.pretraining.steps > 0)
+
+
+def identity_embedder(size: int) -> Embedder:
+    """An embedder that leaves features as they are."""
+    embedder = Embedder(size, size)
+    with torch.no_grad():
+        layer: Any = embedder.layers[0]
+        layer.weight.copy_(torch.eye(size))
+        layer.bias.zero_()
+    return embedder
 
 
 def model_meta(config: Config) -> dict[str, Any]:

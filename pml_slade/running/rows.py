@@ -160,6 +160,8 @@ def row_settings(config: Config, method: Method) -> dict[str, Any]:
         prefixes.append("teacher.classifier")
     elif config.pretraining.steps:
         prefixes.append("pretraining.")
+    if not method.trains:
+        return _chosen(config, prefixes, 1)
     if method.is_teacher and config.teacher.run is not None:
         return _chosen(config, prefixes, 1) | {"teacher.run": True}
     chosen = _chosen(config, [*prefixes, f"{method.stage}."], getattr(config, method.stage).steps)
@@ -222,6 +224,7 @@ def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
     chosen = {
         k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)
     }
+    chosen.pop("model.features", None)  # it may be moved
     expected = build_trunk_input(config)
     return chosen | {
         "epoch_steps": min(config.epoch_steps, steps),

@@ -99,6 +99,19 @@ class ModelConfig(Section):
     )
     embedding_size: int = Field(128, ge=1)
     hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
+    embedder_init: Literal["auto", "random", "principal"] = Field(
+        "auto",
+        description="where a linear embedder starts: at random, or at the principal components of the trunk's "
+        "features of labeled images and pool; auto: these where the trunk has weights",
+    )
+    embedder_whitening: float = Field(
+        0.5, ge=0, le=1, description="divide these components by their deviations to this power"
+    )
+    train: Literal["all", "head"] = Field(
+        "all", description="head: the trunk is frozen, and its features are computed once"
+    )
+    feature_views: int = Field(5, ge=1, description="with train=head: augmented views of each image")
+    features: Path = Field(Path("features"), description="with train=head: folder of features, for many runs")
     freeze_batchnorm: bool = Field(
         False, description="keep the trunk's batch norm as it came, as the reality check does"
     )

@@ -1,0 +1,144 @@
+"""Features of a frozen trunk, computed once for each image and kept in memory-mapped files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..checkpoints import write_array_atomic, write_json_atomic
+from ..exceptions import ConfigError
+from .fingerprints import content_keys
+from .images import NO_LABEL, ImageDataset
+from .redrawing import CollateViews
+from .views import Views
+
+logger = logging.getLogger("pml_slade")
+
+Extract = Callable[[ImageDataset], np.ndarray]
+"""Images under a transform to features, (n, d)."""
+Place = tuple[np.ndarray, int]
+"""Where the features of an image stand: the array of a shard, (n, views, d), and a row of it."""
+SHARD = 1024
+"""Images whose features are written at a time: what a killed run loses at most."""
+
+
+class FeatureStore:
+    """Features of images by what the images hold, in a folder that many runs may share.
+
+    Args:
+        folder: of one trunk and one set of transforms.
+        transforms: of each view; the first is the one of evaluation.
+        extract: computes the features of images under a transform.
+
+    Examples:
+        >>> import tempfile
+        >>> images = ImageDataset(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), mode="L")
+        >>> store = FeatureStore(Path(tempfile.mkdtemp()), [None], lambda part: np.ones((len(part), 3)))
+        >>> store.find(images)[1][0].shape
+        (2, 1, 3)
+    """
+
+    def __init__(self, folder: Path, transforms: Sequence[Any], extract: Extract) -> None:
+        self.folder, self.transforms, self.extract = folder, transforms, extract
+        self._places: dict[str, Place] = {}
+        self._read: set[Path] = set()
+
+    def find(self, images: ImageDataset) -> list[Place]:
+        """Return where the features of each image stand; those that are not there yet are computed."""
+        keys = content_keys(images)
+        self._read_shards()
+        missing = [i for i, key in enumerate(keys) if key not in self._places]
+        for start in range(0, len(missing), SHARD):
+            chosen = missing[start : start + SHARD]
+            logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
+            part = images.without_labels().subset(chosen)
+            found = np.stack([self.extract(part.with_transform(t)) for t in self.transforms], axis=1)
+            self._write([keys[i] for i in chosen], found.astype(np.float16))
+        self._read_shards()
+        return [self._places[key] for key in keys]
+
+    def _write(self, keys: list[str], features: np.ndarray) -> None:
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        write_array_atomic(self.folder / f"{name}.npy", features)
+        write_json_atomic(self.folder / f"{name}.json", keys)  # the last: it says that the features are there
+
+    def _read_shards(self) -> None:
+        for file in sorted(set(self.folder.glob("*.json")) - self._read):
+            features = np.load(file.with_suffix(".npy"), mmap_mode="r")
+            self._places |= {key: (features, row) for row, key in enumerate(read_keys(file))}
+            self._read.add(file)
+
+
+def read_keys(file: Path) -> list[str]:
+    """The images of a shard.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    import json
+
+    try:
+        return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} is damaged ({error}); delete it, and its features are computed again.") from None
+
+
+class FeatureDataset(Dataset[tuple[Any, int]]):
+    """Features in place of images: `(features, label)`, of a view drawn at random, or of two.
+
+    Args:
+        places: where the features of each image stand.
+        labels: N class indices, or None.
+        drawn: the views to draw from.
+        count: views in an item; of two, the item's data is a list.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], labels: np.ndarray | None, drawn: range, count: int = 1
+    ) -> None:
+        self.places, self.labels, self.drawn, self.count = places, labels, drawn, count
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        features, row = self.places[index]
+        views = [self._view(features[row]) for _ in range(self.count)]
+        label = NO_LABEL if self.labels is None else int(self.labels[index])
+        return (views[0] if self.count == 1 else views), label
+
+    def _view(self, views: np.ndarray) -> torch.Tensor:
+        number = int(torch.randint(len(self.drawn), ())) if len(self.drawn) > 1 else 0
+        return torch.from_numpy(views[self.drawn[number]].astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FeatureViews(Views):
+    """Views of a run whose trunk is frozen: its features of the images, in place of the images.
+
+    Attributes:
+        store: has them, the plain view first, then the augmented ones.
+    """
+
+    store: FeatureStore = field(kw_only=True)
+
+    def plain(self, images: ImageDataset) -> Any:
+        """The features of images under the transform of evaluation."""
+        return FeatureDataset(self.store.find(images), images.labels, range(1))
+
+    def augmented(self, images: ImageDataset, views: int = 1) -> Any:
+        """The features of an augmented view of each image, drawn anew each time, or of two."""
+        drawn = range(1, len(self.store.transforms))
+        return FeatureDataset(self.store.find(images), images.labels, drawn, views)
+
+    def collate(self, views: int = 1) -> Callable[[list[Any]], Any] | None:
+        """What makes a training batch of items, or None for PyTorch's own."""
+        return None if views == 1 else CollateViews(None, views)

@@ -1,0 +1,26 @@
+"""The start: the trunk as it came, which nothing has trained here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .method import Job, Method
+
+
+class Start(Method):
+    """The features of the trunk themselves: what training has to beat."""
+
+    title = "Start (the trunk as it came)"
+    trains = False
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """It starts from `model.weights`, and ends there."""
+        return False
+
+    def images_a_step(self, job: Job) -> int:
+        """None."""
+        return 0
+
+    def check(self, job: Job, models: Any) -> None:
+        """Nothing is trained."""

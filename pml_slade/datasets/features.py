@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,12 +84,12 @@ def read_keys(file: Path) -> list[str]:
     Raises:
         ConfigError: the file is damaged.
     """
-    import json
-
     try:
         return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is damaged ({error}); delete it, and its features are computed again.") from None
+        raise ConfigError(
+            f"{file} is damaged ({error}); delete it, and its features are computed again."
+        ) from None
 
 
 class FeatureDataset(Dataset[tuple[Any, int]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from .settings import Config
 from .stages import seed_everything
 
 
-def build_feature_views(config: Config, views: Views, trunk: torch.nn.Module, runtime: Runtime) -> FeatureViews:
+def build_feature_views(
+    config: Config, views: Views, trunk: torch.nn.Module, runtime: Runtime
+) -> FeatureViews:
     """Return the views of a frozen trunk's features; they are computed when they are first asked for.
 
     Args:
@@ -41,7 +44,7 @@ def build_feature_views(config: Config, views: Views, trunk: torch.nn.Module, ru
     )  # fmt: skip
 
 
-def _folder(config: Config, trunk: torch.nn.Module, each: list[object]) -> Path:
+def _folder(config: Config, trunk: torch.nn.Module, each: Sequence[object]) -> Path:
     """The folder of one trunk, as its weights are, and of one set of transforms."""
     number = hashlib.sha256(repr(each).encode())
     for name, value in trunk.state_dict().items():

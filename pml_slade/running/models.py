@@ -47,7 +47,7 @@ def build_models(config: Config, weights: Path | None = None) -> dict[str, torch
 
 
 def starts_principal(config: Config) -> bool:
-    """Whether the embedder starts at principal components: where asked for, or where the trunk has weights."""
+    """Whether the embedder starts at principal components: if asked for, or if the trunk has weights."""
     model = config.model
     if model.embedder_init != "auto":
         return model.embedder_init == "principal"

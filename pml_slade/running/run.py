@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -16,15 +17,25 @@ import torch
 
 from ..checkpoints import file_digest, write_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
+from ..datasets.features import FeatureViews
 from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
+from ..datasets.views import Views
 from ..evaluation import evaluate
 from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
-from .models import build_models, check_model, embedding_model, model_meta
+from .frozen import build_feature_views
+from .models import (
+    build_models,
+    check_model,
+    embedding_model,
+    identity_embedder,
+    model_meta,
+    starts_principal,
+)
 from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, run_stage, seed_everything
@@ -81,6 +92,7 @@ class Run:
         check_model(config)
         self.views = data.build_views(config, splits or data.build_splits(config))
         self.runtime = data.build_runtime(config, progress)
+        self.is_frozen = config.model.train == "head"
         self._check()
 
     @property
@@ -152,10 +164,22 @@ class Run:
         if self.config.pretraining.steps and self.config.teacher.run is None:
             pretraining.check(self.config, self._pretraining_images, self.runtime)
 
+    @cached_property
+    def trunk(self) -> torch.nn.Module:
+        """The trunk that nothing trains here, as it came."""
+        models = build_models(self.config, self._pretrained())
+        return models["trunk"].to(self.runtime.device).eval()
+
+    @cached_property
+    def feature_views(self) -> FeatureViews:
+        """What a frozen trunk makes of the images."""
+        return build_feature_views(self.config, self.views, self.trunk, self.runtime)
+
     def _inputs(self, method: Method) -> Inputs:
         """What a row would be made from now."""
         depends = ["labeled", "validation", "test", "gallery"]
-        if method.uses_pool or (not method.starts_from_teacher and self.config.pretraining.steps):
+        learns_from_pool = self.config.pretraining.steps or starts_principal(self.config)
+        if method.uses_pool or (method.is_teacher and learns_from_pool):
             depends.append("unlabeled")
         images = {part: digest(self.lists[part]) for part in depends if part in self.lists}
         return Inputs(row_settings(self.config, method), images, self._start(method))
@@ -182,12 +206,17 @@ class Run:
             row.admit(inputs, self.lists)
             return Result(**done)
         borrowed = self.config.teacher.run if method.is_teacher else None
-        pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
+        pretrained = self._pretrained() if method.is_teacher and not borrowed else None
         inputs = self._inputs(method)
         row.admit(inputs, self.lists)
         row.begin(inputs)
         try:
-            models = self._borrow(method, borrowed) if borrowed else self._train(method, pretrained)
+            if not method.trains:
+                models = self._untrained(method)
+            elif borrowed:
+                models = self._borrow(method, borrowed)
+            else:
+                models = self._train(method, pretrained)
         except CheckpointError:
             raise
         except SladeError as error:
@@ -214,8 +243,20 @@ class Run:
             if not file.exists():
                 stage = self._stage(method, turn, file.parent, pretrained)
                 run_stage(stage)
-                save_model(file, stage.models, model_meta(self.config))
+                save_model(file, self._whole(stage.models), model_meta(self.config))
         return self._load(file)
+
+    def _untrained(self, method: Method) -> Models:
+        """The trunk as it came, its features as embeddings."""
+        size: Any = self.trunk.output_size
+        models = {"trunk": self.trunk, "embedder": identity_embedder(size)}
+        meta = model_meta(self.config) | {"embedding_size": size, "hidden_sizes": []}
+        save_model(self._model_file(method), models, meta)
+        return self._load(self._model_file(method))
+
+    def _whole(self, models: Models) -> Models:
+        """Models as they are kept: a frozen trunk in its place."""
+        return {**models, "trunk": self.trunk} if self.is_frozen else models
 
     def _turns(self, method: Method) -> int:
         return self.config.student.iterations if method.starts_from_teacher else 1
@@ -227,12 +268,12 @@ class Run:
         elif method.starts_from_teacher:
             models = self._load(self._model_file(self.teacher))
         else:
-            models = build_models(config, pretrained)
+            models = self._fresh(pretrained)
         seed = int(
             np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
         )
         seed_everything(seed)
-        trainer, average = method.build(job, models, folder)
+        trainer, average = method.build(replace(job, images=self._images), models, folder)
         stage = Stage(
             name=method.title + (f" {turn}/{turns}" if turns > 1 else ""),
             folder=folder,
@@ -250,6 +291,23 @@ class Run:
             stage.validate = lambda: self._evaluate(stage.models, validation)
         return stage
 
+    def _fresh(self, pretrained: Path | None) -> Models:
+        """Models that nothing has trained here; the embedder may start at principal components."""
+        models = build_models(self.config, pretrained)
+        if self.is_frozen:
+            models["trunk"] = torch.nn.Identity()
+        if starts_principal(self.config):
+            parts = (self.splits.labeled, self.splits.unlabeled.without_labels())
+            found = [self.runtime.embed(self._images.plain(part), models["trunk"]) for part in parts]
+            embedder: Any = models["embedder"]
+            features = torch.from_numpy(np.concatenate(found))
+            embedder.to("cpu").start_from(features, self.config.model.embedder_whitening)
+        return models
+
+    @property
+    def _images(self) -> Views:
+        return self.feature_views if self.is_frozen else self.views
+
     def _pretrained(self) -> Path | None:
         """The file of the pretrained trunk, where the run has that stage; trained if it is not there."""
         config, validation = self.config, self.splits.validation
@@ -258,7 +316,8 @@ class Run:
 
         def validate(trunk: torch.nn.Module) -> Metrics:
             assert validation is not None
-            return self._evaluate({"trunk": trunk, "embedder": torch.nn.Identity()}, validation)
+            vectors = self.runtime.quiet.embed(self.views.plain(validation), trunk)
+            return evaluate(vectors, validation.known_labels())
 
         measured = None if validation is None else validate
         return pretraining.pretrain(config, self._pretraining_images, self.runtime, measured)
@@ -269,7 +328,7 @@ class Run:
 
     def _measure(self, method: Method, models: Models) -> Result:
         job, splits = self.job(method), self.splits
-        steps = method.training(job).steps * self._turns(method)
+        steps = method.training(job).steps * self._turns(method) if method.trains else 0
         return Result(
             row=method.key,
             title=method.title,
@@ -289,7 +348,7 @@ class Run:
         return evaluate(self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels)
 
     def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
-        return self.runtime.quiet.embed(self.views.plain(images), embedding_model(models))
+        return self.runtime.quiet.embed(self._images.plain(images), embedding_model(models))
 
     def _model_file(self, method: Method, turn: int | None = None) -> Path:
         turns, folder = self._turns(method), self.folder / method.key
@@ -297,7 +356,8 @@ class Run:
 
     def _load(self, file: Path) -> Models:
         model = load_model(file, device=self.runtime.device)
-        return {"trunk": model.trunk, "embedder": model.embedder}
+        trunk = torch.nn.Identity() if self.is_frozen else model.trunk
+        return {"trunk": trunk, "embedder": model.embedder}
 
     def _describe(self) -> None:
         """Write down, once, what this run works with."""

@@ -101,8 +101,8 @@ class ModelConfig(Section):
     hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
     embedder_init: Literal["auto", "random", "principal"] = Field(
         "auto",
-        description="where a linear embedder starts: at random, or at the principal components of the trunk's "
-        "features of labeled images and pool; auto: these where the trunk has weights",
+        description="where a linear embedder starts: at random, or at the principal components of the "
+        "trunk's features of labeled images and pool; auto: these where the trunk has weights",
     )
     embedder_whitening: float = Field(
         0.5, ge=0, le=1, description="divide these components by their deviations to this power"

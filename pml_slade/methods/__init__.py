@@ -17,6 +17,7 @@ from .iterated import Iterated
 from .mean_teacher import MeanTeacher
 from .memory import CrossBatchMemory
 from .method import Job, Method
+from .neighbours import Neighbours
 from .oracle import Oracle
 from .pool import PoolMethod, TwoViewsMethod
 from .pseudo import Pseudo
@@ -41,6 +42,7 @@ METHODS: dict[str, Method] = {
         SelfTaught(),
         Pseudo(),
         Iterated(),
+        Neighbours(),
         Basis(),
         Slade(),
         Oracle(),

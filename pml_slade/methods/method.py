@@ -174,7 +174,8 @@ class Method:
         from .building import build_optimizers
 
         optimizers = build_optimizers(self.training(job), models | losses, f"{self.stage}.optimizer")
-        return {"models": models, "optimizers": optimizers, "loss_funcs": losses}
+        still = [name for name, model in models.items() if not list(model.parameters())]
+        return {"models": models, "optimizers": optimizers, "loss_funcs": losses, "freeze_these": still}
 
     def reading(self, job: Job) -> dict[str, Any]:
         """Arguments of a trainer that concern labeled images, and where it computes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .method import Job, Method
 
@@ -129,7 +129,13 @@ class PoolMethod(Method):
 
 
 class TwoViewsMethod(PoolMethod):
-    """Without clusters: each image of the pool stands for itself, and is seen twice."""
+    """Without clusters: each image of the pool stands for itself, and is seen twice.
+
+    Attributes:
+        views: of each image; 1 where it is seen once.
+    """
+
+    views: ClassVar[int] = 2
 
     def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
         """Nothing is clustered."""
@@ -146,11 +152,11 @@ class TwoViewsMethod(PoolMethod):
         from ..datasets import PseudoLabelDataset
 
         pool = job.images.splits.unlabeled.without_labels()
-        views = job.images.augmented(pool, views=2)
-        images = PseudoLabelDataset(views, np.arange(len(pool)), job.num_classes)
+        seen = job.images.augmented(pool, views=self.views)
+        images = PseudoLabelDataset(seen, np.arange(len(pool)), job.num_classes)
         return {
             "unlabeled_dataset": images,
-            "unlabeled_collate_fn": job.images.collate(views=2),
+            "unlabeled_collate_fn": job.images.collate(views=self.views),
             "unlabeled_sampler": RandomSampler(images),
         }
 

@@ -3,6 +3,7 @@
 from .checks import check_relabeling
 from .momentum_trainer import MomentumTrainer, SelfTaughtTrainer
 from .neighbour_batches import NeighbourBatches
+from .neighbour_trainer import NeighbourTrainer
 from .pool_labeler import PoolLabeler
 from .self_training_trainer import SelfTrainingTrainer
 from .state import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
@@ -10,6 +11,7 @@ from .state import StatefulTrainer, load_trainer_state, trainer_metrics, trainer
 __all__ = [
     "MomentumTrainer",
     "NeighbourBatches",
+    "NeighbourTrainer",
     "PoolLabeler",
     "SelfTaughtTrainer",
     "SelfTrainingTrainer",

@@ -1,0 +1,101 @@
+"""Each image of a pool predicts its neighbours in the pool."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..functional import EPS, at_least_float32
+
+BLOCK = 1024
+"""Images whose similarities to all others are held at once."""
+
+
+class NeighbourLoss(torch.nn.Module):
+    """Cross-entropy between the neighbours that an image had and those that its embedding has now.
+
+    Ours. Clusters draw lines, and impure ones teach an image to be like strangers. Here each image has soft
+    targets of its own: its nearest neighbours, by how near they were. Both distributions are over the whole
+    pool, so that every step tells an image apart from all others.
+
+    Args:
+        temperature: of the targets, in cosines: the lower, the fewer neighbours count.
+        scale: of the cosines of the embedding, as `logit_scale` of a FeatureBasisLoss.
+        num_neighbours: most neighbours of an image that are targets.
+
+    Raises:
+        ValueError: an argument that is not positive.
+
+    Examples:
+        >>> loss = NeighbourLoss(num_neighbours=1)
+        >>> pool = torch.eye(4).repeat_interleave(2, 0)
+        >>> loss.remember(pool, pool)
+        >>> near, far = loss(pool[:1], torch.tensor([0])), loss(pool[2:3], torch.tensor([0]))
+        >>> bool(near < far)
+        True
+    """
+
+    def __init__(self, temperature: float = 0.1, scale: float = 16.0, num_neighbours: int = 100) -> None:
+        for name, value in (
+            ("temperature", temperature),
+            ("scale", scale),
+            ("num_neighbours", num_neighbours),
+        ):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}.")
+        super().__init__()
+        self.temperature = temperature
+        self.scale = scale
+        self.num_neighbours = int(num_neighbours)
+        self.bank: Tensor | None = None
+
+    def remember(self, embeddings: Tensor, seen: Tensor) -> None:
+        """Take the pool as it is now: what embeddings are compared with, and who is whose neighbour.
+
+        Args:
+            embeddings: of all images of the pool, (N, d).
+            seen: what neighbours are found by, (N, d'): the same, or smoothed.
+
+        Raises:
+            ValueError: other shapes, or fewer than two images.
+        """
+        if embeddings.ndim != 2 or seen.ndim != 2 or len(embeddings) != len(seen) or len(seen) < 2:
+            raise ValueError(
+                "embeddings and seen must hold two images or more, (N, d) and (N, d'), got "
+                f"{tuple(embeddings.shape)} and {tuple(seen.shape)}."
+            )
+        self.bank = F.normalize(at_least_float32(embeddings.detach()), dim=1, eps=EPS)
+        seen = F.normalize(at_least_float32(seen.detach()), dim=1, eps=EPS)
+        k = min(self.num_neighbours, len(seen) - 1)
+        found = []
+        for start in range(0, len(seen), BLOCK):
+            block = seen[start : start + BLOCK] @ seen.T
+            rows = torch.arange(len(block), device=block.device)
+            block[rows, rows + start] = -torch.inf
+            found.append(block.topk(k))
+        self.neighbours = torch.cat([f.indices for f in found])
+        self.targets = torch.softmax(torch.cat([f.values for f in found]) / self.temperature, dim=1)
+
+    def forward(self, embeddings: Tensor, indices: Tensor) -> Tensor:
+        """Return the loss, 0-d; 0 for an empty batch.
+
+        Args:
+            embeddings: of images of the pool, (n, d).
+            indices: which images they are, (n,).
+
+        Raises:
+            ValueError: nothing was remembered yet, or shapes that do not match.
+        """
+        if self.bank is None:
+            raise ValueError("remember has to be called before: there is no pool yet.")
+        if embeddings.shape[1:] != self.bank.shape[1:] or len(embeddings) != len(indices):
+            raise ValueError(
+                f"embeddings must be (n, {self.bank.shape[1]}) with an index each, got "
+                f"{tuple(embeddings.shape)} and {tuple(indices.shape)}."
+            )
+        embeddings = F.normalize(at_least_float32(embeddings), dim=1, eps=EPS)
+        logits = self.scale * embeddings @ self.bank.T
+        logits = logits.scatter(1, indices[:, None], -torch.inf)  # an image is no neighbour of itself
+        of_neighbours = logits.log_softmax(1).gather(1, self.neighbours[indices])
+        return -(self.targets[indices] * of_neighbours).sum() / max(len(embeddings), 1)

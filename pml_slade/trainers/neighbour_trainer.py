@@ -1,0 +1,57 @@
+"""A student that learns from each image's neighbours in the pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_int
+from ..clustering import smooth, whiten
+from ..exceptions import ConfigError
+from ..losses import NeighbourLoss
+from .self_training_trainer import SelfTrainingTrainer
+
+
+class NeighbourTrainer(SelfTrainingTrainer):
+    """Lets each image of the pool predict its neighbours, which the teacher finds before each epoch.
+
+    Its ``unlabeled_metric_loss`` is a NeighbourLoss, and its pool a PseudoLabelDataset in which each image
+    has a label of its own, in their order.
+
+    Args:
+        args: see SelfTrainingTrainer; ``clustering_dataset`` is embedded to find neighbours.
+        whitening: `whiten` embeddings to this power before neighbours are looked for; 0 does not.
+        smoothing: then average them with so many reciprocal neighbours.
+        kwargs: see SelfTrainingTrainer.
+
+    Raises:
+        ConfigError: another loss.
+    """
+
+    def __init__(self, *args: Any, whitening: float = 0.5, smoothing: int = 10, **kwargs: Any) -> None:
+        check_int("smoothing", smoothing, at_least=1)
+        self.whitening, self.smoothing = whitening, smoothing
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.neighbour_loss, NeighbourLoss):
+            kind = type(self.neighbour_loss).__name__
+            raise ConfigError(f"loss_funcs: unlabeled_metric_loss must be a NeighbourLoss, got {kind}.")
+
+    @property
+    def neighbour_loss(self) -> Any:
+        """The loss on the pool."""
+        return self.loss_funcs["unlabeled_metric_loss"]
+
+    def unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the pool's term of Eq. 9, before its weight."""
+        assert self.pool is not None  # it was given with labels
+        loss: Tensor = self.neighbour_loss(embeddings, labels - self.pool.label_offset)
+        return loss
+
+    def _begin_epoch(self) -> None:
+        super()._begin_epoch()
+        embeddings = self.labeler.embed(self._teacher())
+        seen = whiten(embeddings, self.whitening) if self.whitening else embeddings
+        found = (torch.from_numpy(x).to(self.data_device) for x in (embeddings, smooth(seen, self.smoothing)))
+        self.neighbour_loss.remember(*found)

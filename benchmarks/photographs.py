@@ -3,8 +3,8 @@
     python benchmarks/photographs.py FOLDER [FOLDER ...] --weights FILE
 
 FOLDER holds a folder of photographs per class. As the paper splits: classes sorted by name, the last half is
-the test. Of the first half, shuffled by the seed, two fifths are labeled and three fifths the pool; a fifth of
-the labeled classes validates. --development scores on a third of the first half's classes in place of the
+the test. Of the first half, shuffled by the seed, two fifths are labeled and three fifths the pool; a fifth
+of the labeled classes validates. --development scores on a third of the first half's classes in place of the
 test, to choose settings on. The trunk is frozen, and its features are computed once: repeat the command, and
 it resumes. Finished rows are not run again.
 """
@@ -112,8 +112,8 @@ def section(args: argparse.Namespace, folder: Path, found: list[dict[str, Result
     about = (
         f"`python benchmarks/photographs.py {folder.name} --weights FILE --size {args.size}"
         f"{''.join(f' --settings {s}' for s in args.settings)}`, seeds {args.seeds}: "
-        f"{'development' if args.development else 'test'} classes, %, frozen {args.trunk}, 128-d head; mean and "
-        f"half its 95 % interval. Over the best of start, teacher and control, by seed. {share}"
+        f"{'development' if args.development else 'test'} classes, %, frozen {args.trunk}, 128-d head; mean "
+        f"and half its 95 % interval. Over the best of start, teacher and control, by seed. {share}"
     )
     table = markdown(["row", "MAP@R", "RP", "P@1", "MAP@R over the best without a pool"], lines)
     return "\n\n".join([f"## {folder.name.capitalize()}", about, table, machine("timm", device=args.device)])

@@ -26,6 +26,7 @@ def list_images(images: ImageDataset) -> list[str]:
         Lines of label, size, checksum and name, separated by tabs.
 
     Examples:
+        >>> import numpy as np
         >>> list_images(ImageDataset(np.zeros((1, 2, 2), np.uint8), [3], mode="L"))
         ['3\\t4\\t558161692\\t#0']
     """

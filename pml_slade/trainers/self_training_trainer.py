@@ -48,7 +48,7 @@ class SelfTrainingTrainer(StatefulTrainer):
     through `collate_fn`, its batches through `data_and_label_getter`, and data become `dtype`. Items that are
     data alone come to `collate_fn` as pairs (data, label). The pool's own functions go first where there are
     any: `unlabeled_collate_fn`, and a PseudoLabelDataset's `data_getter`, whose pairs (data, label) need no
-    `data_and_label_getter`. Where a collate function pads each batch to a length of its own, the two halves
+    `data_and_label_getter`; nor do those of another PseudoLabelDataset that it cannot read. Where a collate function pads each batch to a length of its own, the two halves
     go through the models one after the other.
 
     Args:
@@ -257,6 +257,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         pairs = own or self.data_and_label_getter is c_f.return_input
         return PoolReader(
             getter=None if pairs else self.data_and_label_getter,
+            or_pairs=self.pool is not None,
             collate_fn=self.unlabeled_collate_fn or self.collate_fn,
             embedding_collate_fn=self._embedding_collate(),
             device=self.data_device,

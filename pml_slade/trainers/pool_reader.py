@@ -121,8 +121,8 @@ class PoolReader:
             if self.or_pairs and isinstance(batch, (tuple, list)) and len(batch) == 2:
                 warnings.warn(
                     "data_and_label_getter cannot read batches (data, labels) of the PseudoLabelDataset "
-                    f"({type(error).__name__}: {error}): they are taken as they are. Give it a data_getter if "
-                    "that is right.",
+                    f"({type(error).__name__}: {error}): they are taken as they are. Give it a data_getter "
+                    "if that is right.",
                     stacklevel=2,
                 )
                 return _pair(batch)[0]

@@ -48,7 +48,7 @@ class SelfTrainingTrainer(StatefulTrainer):
     through `collate_fn`, its batches through `data_and_label_getter`, and data become `dtype`. Items that are
     data alone come to `collate_fn` as pairs (data, label). The pool's own functions go first where there are
     any: `unlabeled_collate_fn`, and a PseudoLabelDataset's `data_getter`, whose pairs (data, label) need no
-    `data_and_label_getter`; nor do those of another PseudoLabelDataset that it cannot read. Where a collate function pads each batch to a length of its own, the two halves
+    `data_and_label_getter`. Where a collate function pads each batch to a length of its own, the two halves
     go through the models one after the other.
 
     Args:

@@ -4,8 +4,17 @@ import re
 from pathlib import Path
 
 import pytest
+from images import BEST, SMALL, write_images
 
+from pml_slade import best_student
 from pml_slade.cli import app
+from pml_slade.compat import LEGACY
+from pml_slade.exceptions import ConfigError
+from pml_slade.losses import ClusterBasisLoss
+from pml_slade.models import build_model
+from pml_slade.running.loading import load_config
+
+DATA = ("image_size", "mode", "transform", "augmentation", "workers")
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -14,16 +23,58 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_python_blocks_run(code):
-    exec(
-        compile(code.replace('"iterations_per_epoch": 100', '"iterations_per_epoch": 25'), "README", "exec"),
-        {},
-    )
+def run(code):
+    exec(compile(code, "README", "exec"), {})
+
+
+@pytest.mark.skipif(LEGACY, reason="a training; its parts are tested under both generations")
+def test_a_few_lines_of_python_train_and_embed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = write_images(tmp_path / "my")
+    folders["unlabeled"].rename(tmp_path / "my" / "pool")
+    folders["test"].rename(tmp_path / "my" / "other_classes")
+    config = load_config(None, [*SMALL, *BEST, "data.kind=given"]).model_dump(mode="json")
+    config["data"] = {k: v for k, v in config["data"].items() if k in DATA}
+    few = {name: config[name] for name in ("data", "model", "teacher", "student", "epoch_steps")}
+    run(PYTHON[0].replace("seed=1", f"seed=1, progress=False, **{few!r}"))
+    assert re.search(r"{'Teacher': \d.*'SLADE': \d", capsys.readouterr().out)
+
+
+@pytest.mark.skipif(LEGACY, reason="a training; its parts are tested under both generations")
+@pytest.mark.usefixtures("a_third_of_the_letters")
+def test_the_script_trains_best_and_says_what_it_gained(capsys):
+    few = PYTHON[1].replace("250", "25").replace("num_epochs=4", "num_epochs=2")
+    run(few)
+    assert re.search(r"^teacher \d+\.\d, SLADE \d+\.\d MAP@R$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_script_is_the_preset_best():
+    """What it hands to the trainers is what a run of `best` hands to them."""
+    models = build_model("convnet", embedding_size=8, in_channels=1)
+    parts = best_student(models, num_classes=3, embedding_size=8, num_clusters=5, lr=1e-3)
+    student = load_config(["glyphs", "best"]).student
+    assert parts["batch_size"] == student.batch_size
+    assert parts["relabel_every"] == student.relabel_every == 1
+    assert parts["cluster_kwargs"]["method"] == student.clustering == "ward"
+    assert parts["loss_weights"] == {"unlabeled_metric_loss": 2.0, "basis_loss": 1.0}
+    assert type(parts["loss_funcs"]["unlabeled_metric_loss"]) is ClusterBasisLoss
+    assert parts["optimizers"]["basis_loss_optimizer"].param_groups[0]["lr"] == student.basis.lr
+    assert parts["teacher"] is parts["end_of_iteration_hook"].models
+    for wrong, message in (
+        ({"steps": 0}, "steps: "),
+        ({"stepps": 3}, "stepps: unknown key; did you mean steps"),
+        ({"mining": "eq7"}, "mining=eq7"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            best_student(models, 3, 8, 5, **wrong)
+
+
+def test_the_parts_stand_alone():
+    run(PYTHON[2])
 
 
 def test_there_are_blocks_to_run():
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert len(COMMANDS) >= 6
 
 

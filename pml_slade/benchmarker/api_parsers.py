@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -255,7 +255,8 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
         self._check_same_labels(file.with_suffix(".json"), len(pool))
         if not file.exists():
             write_array_atomic(file, self._cluster(pool, offset).pseudo_labels)
-        return PseudoLabelDataset(pool, np.load(file), offset)
+        # The pool's items are pairs; the getter of powerful-benchmarker is for those of labeled datasets.
+        return PseudoLabelDataset(pool, np.load(file), offset, data_getter=itemgetter(0))
 
     def _check_same_labels(self, note: Path, size: int) -> None:
         """Refuse to go on with pseudo-labels that were made otherwise; note how new ones are made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class PoolReader:
 
     Args:
         getter: PML's data_and_label_getter, which meets whole batches; None takes batches as they are.
+        or_pairs: take a pair of batches (data, labels) that the getter cannot read as it is, and warn. The
+            getter may be made for labeled items of another form.
         collate_fn: makes batches to train on; None is PyTorch's own.
         embedding_collate_fn: makes batches to embed; None is PyTorch's own.
         device: where batches to embed go.
@@ -39,6 +42,7 @@ class PoolReader:
     """
 
     getter: Callable[[Any], Any] | None = None
+    or_pairs: bool = False
     collate_fn: Collate | None = None
     embedding_collate_fn: Collate | None = None
     device: torch.device | str | None = None
@@ -114,6 +118,14 @@ class PoolReader:
         try:
             data: Tensor = self.getter(batch)[0]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            if self.or_pairs and isinstance(batch, (tuple, list)) and len(batch) == 2:
+                warnings.warn(
+                    "data_and_label_getter cannot read batches (data, labels) of the PseudoLabelDataset "
+                    f"({type(error).__name__}: {error}): they are taken as they are. Give it a data_getter "
+                    "if that is right.",
+                    stacklevel=2,
+                )
+                return _pair(batch)[0]
             raise DataError(
                 "data_and_label_getter cannot read a batch of unlabeled_dataset "
                 f"({type(error).__name__}: {error}). Items of the pool must look like those of `dataset`. "

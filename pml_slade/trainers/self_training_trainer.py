@@ -257,6 +257,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         pairs = own or self.data_and_label_getter is c_f.return_input
         return PoolReader(
             getter=None if pairs else self.data_and_label_getter,
+            or_pairs=self.pool is not None,
             collate_fn=self.unlabeled_collate_fn or self.collate_fn,
             embedding_collate_fn=self._embedding_collate(),
             device=self.data_device,

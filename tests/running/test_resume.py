@@ -149,8 +149,9 @@ def short(context, folders, tmp_path_factory):
     return outcome(folder)
 
 
-# config, environment; per row 2 checkpoints, model, result, results; twice clusters, labels; the last model
-WRITES = 2 + 2 * 5 + 2 * 2 + 1
+# environment, config, lists of images; per row inputs, 2 checkpoints, model, result, results; twice
+# clusters and labels; the last model
+WRITES = 6 + 2 * 6 + 2 * 2 + 1
 
 
 def test_the_number_of_writes_is_known(context, folders, tmp_path):
@@ -172,7 +173,7 @@ def test_a_kill_around_any_write_changes_nothing(context, folders, short, tmp_pa
 
 def test_a_killed_write_leaves_no_hidden_file_once_the_run_is_done(context, folders, tmp_path):
     config = small_config(folders, tmp_path / "run", *SHORT)
-    for write in (1, 4, 6):
+    for write in (1, 4, 9):
         assert run(context, config, kill_at=write, before=True) == -signal.SIGKILL
     assert run(context, config) == 0
     assert [p.name for p in (tmp_path / "run").rglob(".*")] == []

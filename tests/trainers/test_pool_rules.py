@@ -275,6 +275,23 @@ def test_a_getter_that_cannot_read_the_pool_is_told_what_to_do(images, pool):
         trainer.train(num_epochs=1)
 
 
+def test_pairs_of_a_pseudo_labeled_pool_that_the_getter_cannot_read_are_taken_with_a_warning(images, pool):
+    settings = {
+        "dataset": [{"image": x, "target": y} for x, y in images],
+        "data_and_label_getter": lambda batch: (batch["image"], batch["target"]),
+        "clusters": 3,
+        "unlabeled_images_per_class": None,
+    }
+    for unlabeled in (pool, [(x, 777) for x in pool]):
+        trainer = build(pool=PseudoLabelDataset(unlabeled, [i % 3 for i in range(36)], 2), **settings)
+        with pytest.warns(UserWarning, match=r"cannot read batches .* of the PseudoLabelDataset \(TypeError"):
+            batches = steps_of(trainer)
+        for _, (data, labels) in batches:
+            for x, label in zip(data, labels):
+                (index,) = [i for i, other in enumerate(pool) if torch.equal(other, x)]
+                assert label == index % 3 + 2
+
+
 def test_with_a_getter_a_collate_fn_that_loses_items_is_refused(images, pool):
     def drop(items):
         return default_collate(items[:-1])

@@ -102,7 +102,10 @@ KINDS = {
     "with a memory inside": of_pml(
         loss_funcs=lambda: {
             "metric_loss": losses.MultipleLosses(
-                [losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, 20), losses.TripletMarginLoss()]
+                {
+                    "memory": losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, 20),
+                    "batch": losses.TripletMarginLoss(),
+                }
             )
         }
     ),

@@ -293,6 +293,13 @@ def by_neighbours(
     return loss, shuffled(np.arange(len(plain)), BATCH // 2, run.random)
 
 
+def by_both(run: Run) -> tuple[PoolLoss, Iterator]:
+    """Half of `by_pairs` and all of `by_neighbours` on the same batches, all views of each."""
+    pairs, batches = by_pairs(run, run.num_views)
+    neighbours, _ = by_neighbours(run)
+    return lambda z, i: pairs(z, i) / 2 + neighbours(z, i), batches
+
+
 Recipe = Callable[[Run], tuple[PoolLoss, Iterator]]
 ROWS: dict[str, Recipe] = {
     "vectors of clusters": by_vectors,
@@ -301,6 +308,7 @@ ROWS: dict[str, Recipe] = {
     "neighbours, one view": lambda run: by_neighbours(run, views=1),
     "neighbours, all views": by_neighbours,
     "neighbours, all views, sharper": lambda run: by_neighbours(run, temperature=0.05),
+    "neighbours and multi-similarity, all views": by_both,
     "oracle, vectors": lambda run: by_vectors(run, oracle=True),
     "oracle, multi-similarity": lambda run: by_pairs(run, oracle=True),
 }

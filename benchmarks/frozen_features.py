@@ -194,7 +194,7 @@ class Run:
         self.split, self.num_views = split, args.views
         self.random = np.random.default_rng(seed)
         self.head = torch.nn.Parameter((before.average if before else split.start).clone())
-        self.average = self.head.detach().clone()
+        self.average: Tensor = self.head.detach().clone()
         self.ranking = ContrastiveLoss(pos_margin=0.0, neg_margin=0.5)
         self.basis = FeatureBasisLoss(int(split.labels.max()) + 1, SIZE, regularizer=None)
         means = class_means((split.labeled[0] @ self.head).detach().numpy(), split.labels)
@@ -255,8 +255,11 @@ def labeled_pool(run: Run, views: int, oracle: bool) -> np.ndarray:
         return run.split.pool_labels
     k = run.split.num_clusters
     neighbours = suggest_num_neighbours(len(run.split.pool_labels), k)
-    settings = {"whitening": 0.5, "num_neighbours": neighbours, "min_cluster_size": 2}
-    return cluster(run.pool_embeddings(views), k, method="ward", **settings).labels
+    embeddings = run.pool_embeddings(views)
+    clusters = cluster(
+        embeddings, k, method="ward", whitening=0.5, num_neighbours=neighbours, min_cluster_size=2
+    )
+    return clusters.labels
 
 
 def by_vectors(run: Run, views: int = 1, oracle: bool = False) -> tuple[PoolLoss, Iterator]:

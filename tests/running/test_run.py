@@ -35,7 +35,7 @@ from pml_slade.running.settings import Config
 from pml_slade.trainers import PoolLabeler
 
 PAPER_METHODS = ["teacher", "control", "pseudo", "slade", "oracle"]
-STUDENTS = [row for row in METHODS if row not in ("teacher", "basis")]
+STUDENTS = [row for row in METHODS if row not in ("start", "teacher", "basis")]
 ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
 PEERS = [row for row in STUDENTS if row not in PAPER_METHODS]
 AVERAGED = "student.average=0.9"  # mean teachers need it

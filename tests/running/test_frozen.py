@@ -1,0 +1,146 @@
+"""A start that is measured, an embedder that starts from it, a frozen trunk, neighbours in the pool."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from images import BEST, small_config, splits, write_images
+
+import pml_slade
+from pml_slade.evaluation import evaluate
+from pml_slade.exceptions import ConfigError
+from pml_slade.models import load_model
+from pml_slade.models.embedder import principal_start
+from pml_slade.running import frozen
+from pml_slade.running.models import build_models
+from pml_slade.running.run import Run
+
+NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
+HEAD = "model.train=head"
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*overrides, output="run"):
+        config = small_config(
+            NOWHERE, tmp_path / output, *BEST, f"model.features={tmp_path / 'features'}", *overrides
+        )
+        return {r.row: r for r in Run(config, progress=False, splits=splits()).run()}
+
+    return run
+
+
+def features_of(tmp_path, part, output="run"):
+    """Features of images of the data, by the trunk of a finished row."""
+    run = Run(small_config(NOWHERE, tmp_path / "other", *BEST), progress=False, splits=splits())
+    trunk = load_model(tmp_path / output / "start").trunk
+    return run.runtime.embed(run.views.plain(getattr(run.splits, part)), trunk)
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_the_start_is_the_trunk_as_it_came(run, tmp_path, train):
+    results = run("rows=[start, teacher]", f"model.train={train}")
+    assert (results["start"].steps, results["start"].images) == (0, 0)
+    fresh = build_models(small_config(NOWHERE, tmp_path / "run", *BEST))["trunk"].state_dict()
+    kept = load_model(tmp_path / "run" / "start").trunk.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in fresh.items())
+    measured = evaluate(features_of(tmp_path, "test"), splits().test.labels)
+    assert results["start"].test["MAP@R"] == pytest.approx(
+        measured["MAP@R"], abs=0.5 * (train == "head") + 1e-6
+    )
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_the_embedder_starts_at_principal_components_of_labeled_images_and_pool(run, tmp_path, train):
+    run(
+        "rows=[start, teacher]", "model.embedder_init=principal", "model.embedder_whitening=0.25",
+        "teacher.lr=1e-12", f"model.train={train}",
+    )  # fmt: skip
+    features = np.concatenate([features_of(tmp_path, part) for part in ("labeled", "unlabeled")])
+    weight, bias = principal_start(torch.from_numpy(features), 8, 0.25)
+    layer = load_model(tmp_path / "run" / "teacher").embedder.layers[0]
+    scale = weight.abs().max().item()
+    products = [m @ m.T for m in (layer.weight, weight)]
+    assert torch.allclose(*products, rtol=0.05, atol=0.05 * scale**2)
+    assert layer.bias.norm().item() == pytest.approx(bias.norm().item(), rel=0.05)
+
+
+def test_of_a_teacher_that_starts_from_the_pool_a_changed_pool_is_refused(run, tmp_path):
+    run("rows=[teacher]", "model.embedder_init=principal")
+    other = splits()
+    other.unlabeled._images = other.unlabeled._images[:-1].copy()
+    other.unlabeled.labels = other.unlabeled.labels[:-1]
+    config = small_config(
+        NOWHERE, tmp_path / "run", *BEST, "rows=[teacher]", "model.embedder_init=principal",
+        f"model.features={tmp_path / 'features'}",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"unlabeled images: 1 gone \(#63\)"):
+        Run(config, progress=False, splits=other)
+
+
+def test_a_frozen_trunk_stays_and_its_features_are_computed_once(run, tmp_path, monkeypatch):
+    computed = []
+    build = frozen.build_feature_views
+
+    def watched(*args):
+        views = build(*args)
+        extract = views.store.extract
+        views.store.extract = lambda images: computed.append(len(images)) or extract(images)
+        return views
+
+    monkeypatch.setattr("pml_slade.running.run.build_feature_views", watched)
+    rows = "rows=[start, teacher, control, mean_teacher, self_taught, neighbours, slade, oracle]"
+    results = run(rows, HEAD, "model.feature_views=3")
+    data = splits()
+    images = sum(len(part) for part in (data.labeled, data.unlabeled, data.validation, data.test))
+    assert sum(computed) == 4 * images  # the plain view and three others
+    computed.clear()
+    assert run(rows, HEAD, "model.feature_views=3", output="again") == results
+    assert computed == []
+    start = load_model(tmp_path / "run" / "start").trunk.state_dict()
+    for row in ("teacher", "slade", "oracle"):
+        kept = load_model(tmp_path / "run" / row).trunk.state_dict()
+        assert all(torch.equal(kept[name], value) for name, value in start.items())
+    assert (results["slade"].steps, results["slade"].images) == (8, 8 * 16)
+
+
+def test_a_head_with_its_trunk_embeds_images(tmp_path):
+    folders = write_images(tmp_path / "images")
+    config = small_config(folders, tmp_path / "run", *BEST, HEAD, f"model.features={tmp_path / 'features'}")
+    results = {r.row: r for r in Run(config, progress=False).run()}
+    measured = pml_slade.load(tmp_path / "run" / "slade", "cpu").evaluate(folders["test"])
+    assert measured["MAP@R"] == pytest.approx(results["slade"].test["MAP@R"], abs=1)  # features are float16
+
+
+def test_features_go_on_where_they_were_stopped_and_damaged_lists_are_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pml_slade.datasets.features.SHARD", 32)
+    whole = run("rows=[teacher]", HEAD)
+    lists = sorted((tmp_path / "features").rglob("*.json"))
+    assert len(lists) > 3
+    lists[0].unlink()
+    assert run("rows=[teacher]", HEAD, output="again") == whole
+    lists[1].write_text(json.dumps(["a"])[:-1])
+    with pytest.raises(ConfigError, match=r"\.json is damaged .*delete it"):
+        run("rows=[teacher]", HEAD, output="third")
+
+
+def test_neighbours_are_resumed_to_the_bit(run, tmp_path, monkeypatch):
+    run("rows=[neighbours]", output="unbroken")
+    from pml_slade.running import stages
+
+    save = stages.Checkpoints.save
+
+    def stopping(self, state, step):
+        path = save(self, state, step)
+        if self.folder.parent.name == "neighbours":
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Checkpoints, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run("rows=[neighbours]")
+    run("rows=[neighbours]")
+    first, second = (tmp_path / output / "neighbours" / "model.safetensors" for output in ("unbroken", "run"))
+    assert first.read_bytes() == second.read_bytes()

@@ -84,6 +84,7 @@ def test_its_settings_are_checked(folder):
         ),
         ("methods.triplets.margin=-1", r"methods\.triplets\.margin: .*greater than 0"),
         ("rows=[my_package.Triplet]", r"rows: my_package\.Triplet cannot be imported"),
+        ("rows=[pml_slade.methods.TwoViewsMethod]", r"rows: .*TwoViewsMethod lacks pool_loss"),
         ("rows=[my_package.Field]", r"rows: my_package\.Field is no subclass"),
     ):
         with pytest.raises(ConfigError, match=message):

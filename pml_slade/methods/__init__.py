@@ -81,4 +81,6 @@ def find_method(row: str) -> Method:
         raise ValueError(f"rows: {row} cannot be imported: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise ValueError(f"rows: {row} is no subclass of pml_slade.methods.Method")
+    if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise ValueError(f"rows: {row} lacks {', '.join(lacking)}; see the page on methods of your own")
     return kind()

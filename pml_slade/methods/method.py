@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,7 +56,7 @@ class Job:
         return {"num_classes": self.num_classes, "embedding_size": self.embedding_size}
 
 
-class Method:
+class Method(ABC):
     """A row of a comparison. Subclass it, or one of its subclasses, for a row of your own.
 
     Attributes:
@@ -96,7 +97,9 @@ class Method:
         settings: TrainingConfig = getattr(job, self.stage)
         return settings
 
-    def check_settings(self, teacher: TeacherConfig, student: StudentConfig, own: Any) -> None:
+    def check_settings(  # noqa: B027  it need not be overridden
+        self, teacher: TeacherConfig, student: StudentConfig, own: Any
+    ) -> None:
         """Refuse settings that do not go with this method, before any image is looked at.
 
         Raises:
@@ -116,9 +119,9 @@ class Method:
         """
         self.build(job, models, Path())
 
+    @abstractmethod
     def images_a_step(self, job: Job) -> int:
         """Training images that it sees in each step."""
-        raise NotImplementedError
 
     def images_per_class(self, job: Job) -> int | None:
         """Images of each class in a labeled batch; None draws images at random."""
@@ -143,9 +146,9 @@ class Method:
             trainer.lr_schedulers = build_cosine_schedulers(trainer.optimizers, settings.steps)
         return trainer, average
 
+    @abstractmethod
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
         """Return the PML trainer; see `build` for the arguments."""
-        raise NotImplementedError
 
     def ranking_loss(self, job: Job) -> torch.nn.Module:
         """The loss that ranks labeled images, from the settings of the stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -160,9 +161,9 @@ class TwoViewsMethod(PoolMethod):
             "unlabeled_sampler": RandomSampler(images),
         }
 
+    @abstractmethod
     def pool_loss(self, job: Job, basis: Any) -> torch.nn.Module:
         """What compares two views."""
-        raise NotImplementedError
 
     def pool_weight(self, job: Job) -> float:
         """Its own."""

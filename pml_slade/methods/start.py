@@ -22,5 +22,8 @@ class Start(Method):
         """None."""
         return 0
 
+    def trainer(self, job: Job, models: Any, average: Any, folder: Any) -> None:
+        """None: nothing is trained."""
+
     def check(self, job: Job, models: Any) -> None:
         """Nothing is trained."""

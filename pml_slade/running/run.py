@@ -190,7 +190,7 @@ class Run:
         if method.starts_from_teacher:
             done = Row(self.folder, self.teacher.key).is_done_with(self._inputs(self.teacher))
             file = self._model_file(self.teacher) if done else None
-        elif config.teacher.run is not None:
+        elif method.is_teacher and config.teacher.run is not None:
             file = teacher_file(config.teacher.run)
         elif config.pretraining.steps:
             file = pretraining.pretrained_file(config)
@@ -206,7 +206,7 @@ class Run:
             row.admit(inputs, self.lists)
             return Result(**done)
         borrowed = self.config.teacher.run if method.is_teacher else None
-        pretrained = self._pretrained() if method.is_teacher and not borrowed else None
+        pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
         inputs = self._inputs(method)
         row.admit(inputs, self.lists)
         row.begin(inputs)

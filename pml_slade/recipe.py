@@ -31,8 +31,8 @@ def best_teacher(models: Models, num_classes: int, embedding_size: int, **settin
         settings: any of ``teacher`` in docs/settings.md, such as ``lr=1e-3``.
 
     Returns:
-        models, optimizers, batch_size, loss_funcs, mining_funcs, and the running average of the weights as
-        ``end_of_iteration_hook``.
+        models, optimizers, batch_size, loss_funcs, mining_funcs, models without weights as ``freeze_these``, and
+        the running average of the weights as ``end_of_iteration_hook``.
 
     Raises:
         ConfigError: a setting that there is not, or that does not fit.
@@ -40,7 +40,8 @@ def best_teacher(models: Models, num_classes: int, embedding_size: int, **settin
     Examples:
         >>> models = {"trunk": torch.nn.Flatten(), "embedder": torch.nn.Linear(4, 2)}
         >>> sorted(best_teacher(models, num_classes=3, embedding_size=2, lr=0.01))
-        ['batch_size', 'end_of_iteration_hook', 'loss_funcs', 'mining_funcs', 'models', 'optimizers']
+        ['batch_size', 'end_of_iteration_hook', 'freeze_these', 'loss_funcs', 'mining_funcs', 'models',
+        'optimizers']
     """
     teacher = _settings(TeacherConfig, settings)
     job = _job(models, teacher, StudentConfig(), num_classes, embedding_size)

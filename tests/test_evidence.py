@@ -163,7 +163,7 @@ def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path,
 def test_the_defaults_are_among_the_settings_tried():
     def resolved(*settings):
         config = load_config("glyphs", list(settings))
-        return config.student, config.peers
+        return config.student, config.methods
 
     every = load_script("tuning").TRIED
     for row, tried in every.items():
@@ -172,7 +172,12 @@ def test_the_defaults_are_among_the_settings_tried():
         assert resolved() in found or (row == "slade" and resolved()[0] in [student for student, _ in found])
 
 
-def test_a_teacher_depends_on_its_own_settings_and_on_those_of_its_classifier():
-    own = ("tolerance=0", "student.basis.logit_scale=null")
-    others = ("student.steps=5", "student.basis.regularizer=sd", "methods.memory.size=9")
+def test_a_teacher_depends_on_no_setting_of_students():
+    own = ("tolerance=0", "teacher.basis.logit_scale=null")
+    others = (
+        "student.steps=5",
+        "student.basis.logit_scale=null",
+        "student.basis.regularizer=sd",
+        "methods.memory.size=9",
+    )
     assert load_script("runs").of_the_teacher([*own, *others]) == own

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from images import small_config, write_images
-from pml_slade.pipeline import Pipeline
-from pml_slade.pretrain import run_pretraining
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from typer.testing import CliRunner
@@ -14,6 +12,8 @@ from pml_slade import cli
 from pml_slade.datasets import image_folder
 from pml_slade.exceptions import ConfigError
 from pml_slade.models import load_model, trunk_input
+from pml_slade.running.pretraining import run_pretraining
+from pml_slade.running.run import Run
 
 NAME = "vit_tiny_patch16_224"  # of weights that want a mean and deviation of 0.5, bicubic, a crop of 0.9
 VIT = (
@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
-    Pipeline(small_config(folders, output, *VIT, SMALL), progress=False).run()
+    Run(small_config(folders, output, *VIT, SMALL), progress=False).run()
     return output
 
 
@@ -69,14 +69,14 @@ def test_embedding_by_the_file_is_timms_own_pipeline(run, folders, tmp_path):
 
 
 def test_the_same_command_finds_its_run(run, folders):
-    results = Pipeline(small_config(folders, run, *VIT, SMALL), progress=False).run()
+    results = Run(small_config(folders, run, *VIT, SMALL), progress=False).run()
     assert [result.row for result in results] == ["teacher"]
 
 
 def test_a_size_that_the_trunk_refuses_is_told_before_anything_is_written(folders, tmp_path):
     config = small_config(folders, tmp_path / "run", *VIT, "model.trunk_options={depth: 1}")
     with pytest.raises(ConfigError, match=r"data.image_size is 32.*It takes 224 x 224.*\{img_size: 32\}"):
-        Pipeline(config, progress=False)
+        Run(config, progress=False)
     assert not (tmp_path / "run").exists()
 
 

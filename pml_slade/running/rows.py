@@ -170,8 +170,9 @@ def row_settings(config: Config, method: Method) -> dict[str, Any]:
 
 def pretraining_settings(config: Config) -> dict[str, Any]:
     """Likewise, of the stage before the teacher."""
-    prefixes = [p for p in OF_EVERY_ROW if p not in ("tolerance", "data.augmentation")]
-    return _chosen(config, [*prefixes, "pretraining."], config.pretraining.steps)
+    data = [p for p in OF_EVERY_ROW if p not in ("tolerance", "data.augmentation", "model.")]
+    trunk = ["model.trunk", "model.weights", "model.trunk_options."]
+    return _chosen(config, [*data, *trunk, "pretraining."], config.pretraining.steps)
 
 
 def list_parts(splits: Splits) -> dict[str, list[str]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from pml_slade.builders import check_model
-from pml_slade.config import load_config
 
 from pml_slade.exceptions import CheckpointError
 from pml_slade.models import build_trunk, resolve_trunk_name, save_swav_checkpoint, swav_head
+from pml_slade.running.loading import load_config
+from pml_slade.running.models import check_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

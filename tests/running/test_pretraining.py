@@ -76,7 +76,7 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     shutil.copytree(finished / "pretraining", tmp_path / "run" / "pretraining")
-    settings = config(folders, tmp_path / "run")
+    settings = config(folders, tmp_path / "run", "model.embedder_init=random")
     monkeypatch.setattr("pml_slade.running.run.run_stage", run_stage)
     with pytest.raises(KeyboardInterrupt):
         Run(settings, progress=False).run()

@@ -627,7 +627,10 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     swav = ("pretraining.steps=4", "pretraining.batch_size=8", "pretraining.num_local=0")
     rows = f"rows=[{', '.join(set(STUDENTS) - {'oracle'})}]"
     mine = small_config(folders, tmp_path / "run", rows, AVERAGED, "student.mining=eq7", *swav)
-    clusters = small_config(folders, tmp_path / "clusters", "rows=[slade]", "student.basis.clusters=true")
+    clusters = small_config(
+        folders, tmp_path / "clusters", "rows=[slade]", "student.basis.clusters=true", "model.train=head",
+        f"model.features={tmp_path / 'features'}",
+    )  # fmt: skip
     omniglot = small_config({}, tmp_path / "run", "data.kind=omniglot", "data.root=nowhere")
     named = small_config({**folders, "labeled": "CUB200"}, tmp_path / "run")
     monkeypatch.setattr(Section, "__getattribute__", spy)

@@ -174,10 +174,5 @@ def test_the_defaults_are_among_the_settings_tried():
 
 def test_a_teacher_depends_on_no_setting_of_students():
     own = ("tolerance=0", "teacher.basis.logit_scale=null")
-    others = (
-        "student.steps=5",
-        "student.basis.logit_scale=null",
-        "student.basis.regularizer=sd",
-        "methods.memory.size=9",
-    )
+    others = ("student.steps=5", "student.basis.logit_scale=null", "methods.memory.size=9")
     assert load_script("runs").of_the_teacher([*own, *others]) == own

@@ -31,8 +31,8 @@ def best_teacher(models: Models, num_classes: int, embedding_size: int, **settin
         settings: any of ``teacher`` in docs/settings.md, such as ``lr=1e-3``.
 
     Returns:
-        models, optimizers, batch_size, loss_funcs, mining_funcs, models without weights as ``freeze_these``, and
-        the running average of the weights as ``end_of_iteration_hook``.
+        models, optimizers, batch_size, loss_funcs, mining_funcs, models without weights as
+        ``freeze_these``, and the running average of the weights as ``end_of_iteration_hook``.
 
     Raises:
         ConfigError: a setting that there is not, or that does not fit.

@@ -8,6 +8,7 @@ import torch
 from images import BEST, small_config, splits, write_images
 
 import pml_slade
+from pml_slade.compat import LEGACY
 from pml_slade.evaluation import evaluate
 from pml_slade.exceptions import ConfigError
 from pml_slade.models import load_model
@@ -15,6 +16,10 @@ from pml_slade.models.embedder import principal_start
 from pml_slade.running import frozen
 from pml_slade.running.models import build_models
 from pml_slade.running.run import Run
+
+pytestmark = pytest.mark.skipif(
+    LEGACY, reason="trainings; test_run has one of each kind for both generations"
+)
 
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 HEAD = "model.train=head"

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from images import BEST, small_config, write_images
 
+from pml_slade.compat import LEGACY
+
 SEED = 0
 KILLS = 10
 ROWS = ("teacher", "control", "memory", "self_taught", "pseudo", "slade")
@@ -160,6 +162,7 @@ def test_the_number_of_writes_is_known(context, folders, tmp_path):
     assert run(context, small_config(folders, tmp_path / "other", *SHORT), kill_at=WRITES + 1) == 0
 
 
+@pytest.mark.skipif(LEGACY, reason="files are written alike; kills at random moments are tried under both")
 @pytest.mark.parametrize(
     ("write", "before"),
     [*((n, True) for n in range(1, WRITES + 1)), *((n, False) for n in (3, 4, 5, 9, WRITES))],

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
 from pml_slade.clustering import cluster, embed
+from pml_slade.compat import LEGACY
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
 from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
@@ -39,6 +40,7 @@ STUDENTS = [row for row in METHODS if row not in ("start", "teacher", "basis")]
 ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
 PEERS = [row for row in STUDENTS if row not in PAPER_METHODS]
 AVERAGED = "student.average=0.9"  # mean teachers need it
+ONCE = pytest.mark.skipif(LEGACY, reason="a long training; its parts are tested under both generations")
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES, POOL_CLASSES = 24, 32, 64, 8
 
@@ -143,6 +145,7 @@ def test_every_row_starts_from_the_teacher(run, row):
     assert not torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-4)
 
 
+@ONCE
 def test_rows_do_not_depend_on_which_others_are_trained(run):
     run(ALL, AVERAGED)
     together = {row: run.weights(row) for row in ["teacher", *STUDENTS]}
@@ -152,6 +155,7 @@ def test_rows_do_not_depend_on_which_others_are_trained(run):
     assert len({w for row, w in together.items() if row != "iterated"}) == len(together) - 1
 
 
+@ONCE
 def test_the_seed_decides_everything(run):
     run("seed=1")
     first = run.weights("slade")
@@ -162,6 +166,7 @@ def test_the_seed_decides_everything(run):
     assert run.weights("slade") != first
 
 
+@ONCE
 def test_equal_runs_write_equal_files(run):
     files = set()
     for folder in ("first", "second", "third", "fourth", "fifth"):
@@ -208,6 +213,7 @@ def test_the_teacher_labels_the_pool_under_the_evaluation_transform(run):
     assert (found == clustered_by(run, run.model("teacher"), 8)).all()
 
 
+@ONCE
 def test_with_two_iterations_the_student_becomes_the_teacher(run):
     results = run("rows=[control, slade]", "student.iterations=2", "student.lr=0.01")
     first, second = (
@@ -252,6 +258,7 @@ def test_without_validation_and_test_the_last_epoch_is_taken_and_nothing_measure
     assert torch.equal(parameters(written), parameters(torch.nn.ModuleDict(run.trainers[1].models)))
 
 
+@ONCE
 def test_test_classes_are_measured_once_per_row_when_its_training_is_over(run):
     run(ALL, AVERAGED)
     epochs = ["train", "validation"] * 2
@@ -429,6 +436,7 @@ def read_records(folder):
         return list(csv.DictReader(file))
 
 
+@ONCE
 def test_the_folder_holds_all_that_was_promised(run):
     results = run("rows=[control, slade]", "student.steps=12")
     config = small_config(NOWHERE, run.folder, "rows=[control, slade]", "student.steps=12")
@@ -491,6 +499,7 @@ def test_results_are_those_of_the_model_file(run):
             assert run_module.evaluate(vectors, dataset.labels) == pytest.approx(found)
 
 
+@ONCE
 def test_the_same_command_again_trains_and_measures_nothing(run):
     first = run("rows=[control, slade]")
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
@@ -610,6 +619,7 @@ def sections(kind=Config):
     return found
 
 
+@ONCE
 def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     """A setting that nothing reads would be accepted and ignored."""
     read = {kind: set() for kind in sections()}

@@ -1,8 +1,9 @@
-"""Which files are tested: powerful-benchmarker's where it is installed, and there those that reach PML."""
+"""What is tested: powerful-benchmarker's where it is installed, and there what another PML can change."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from generations import reaches_pml
 
 from pml_slade.compat import LEGACY, PML_VERSION
@@ -21,6 +22,14 @@ def pytest_ignore_collect(collection_path):
     if collection_path.suffix == ".py" and not runs_here(collection_path):
         return True
     return None  # the others decide
+
+
+def pytest_collection_modifyitems(items):
+    """Under an old PML, leave out the tests that run once."""
+    if LEGACY:
+        for item in items:
+            if mark := item.get_closest_marker("once"):
+                item.add_marker(pytest.mark.skip(reason=f"once: {mark.args[0]}" if mark.args else "once"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,13 +8,10 @@ from typer.testing import CliRunner
 
 import pml_slade
 from pml_slade.cli import app
-from pml_slade.compat import LEGACY
 from pml_slade.exceptions import ConfigError, DataError
 from pml_slade.running.loading import load_config
 
-pytestmark = pytest.mark.skipif(
-    LEGACY, reason="trainings; test_run has one of each kind for both generations"
-)
+pytestmark = pytest.mark.once
 
 SETTINGS = load_config(None, [*SMALL, *BEST, "data.labeled=a", "data.unlabeled=b"]).model_dump(
     mode="json", exclude={"output", "rows", "pretraining", "methods"}

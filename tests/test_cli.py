@@ -304,7 +304,8 @@ def test_more_clusters_than_images_are_refused(trained, folders, command):
     refused(command("cluster", trained[0], folders["test"], "-k", 33, "-q"), "num_clusters", 33)
 
 
-@pytest.mark.usefixtures("a_third_of_the_letters")
+@pytest.mark.once
+@pytest.mark.usefixtures("few_letters")
 def test_the_demo_needs_no_data_and_says_where_its_run_is(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = [setting for setting in SMALL if not setting.startswith("data.")]

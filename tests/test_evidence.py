@@ -8,13 +8,12 @@ import torch
 from omniglot_tree import write_omniglot
 from scripts import load_script, run_script, run_script_here
 
-from pml_slade.compat import LEGACY
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.miners import ThresholdPairMiner
 from pml_slade.running.loading import load_config
 from pml_slade.running.run import Result
 
-pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
+pytestmark = pytest.mark.once
 TINY = (
     "epoch_steps=2",
     "data.image_size=16",

@@ -4,9 +4,7 @@ import pytest
 from images import SMALL, write_images
 from scripts import run_script, run_script_here
 
-from pml_slade.compat import LEGACY
-
-pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
+pytestmark = pytest.mark.once
 TINY = (
     *(setting for setting in SMALL if not setting.startswith(("teacher.lr", "student.lr"))),
     *("data.kind=images", "pretraining.batch_size=8", "pretraining.hidden_size=8"),

@@ -41,6 +41,7 @@ def test_loss_miner_and_distance_can_be_copied_together(way, regularizer):
     assert torch.equal(state(embeddings, LABELS), basis(embeddings, LABELS))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("regularizer", ["sd", "local_ce", "global_ce", None])
 def test_torch_compile_gives_the_same_loss_gradient_and_statistics(regularizer):
     basis, embeddings = trained(regularizer)

@@ -14,10 +14,9 @@ from images import BEST, SMALL
 from typer.testing import CliRunner
 
 from pml_slade.cli import app
-from pml_slade.compat import LEGACY
 from pml_slade.running import stages
 
-pytestmark = pytest.mark.usefixtures("a_third_of_the_letters")
+pytestmark = pytest.mark.usefixtures("few_letters")
 PAGE = (Path(__file__).parents[1] / "docs" / "own_method.md").read_text()
 METHOD, SCRIPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FEW = [setting for setting in (*SMALL, *BEST) if not setting.startswith("data.")]
@@ -47,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("my_package", None)
 
 
-@pytest.mark.skipif(LEGACY, reason="trainings; the parts of a method are tested under both generations")
+@pytest.mark.once
 def test_it_is_a_row_that_is_resumed_after_a_kill(folder):
     command = [*re.search(r"^pml-slade (train .*)$", PAGE, re.MULTILINE)[1].split(), *FEW, "-q"]
     unbroken = CliRunner().invoke(app, [*command, "-o", "runs/unbroken"])
@@ -91,7 +90,7 @@ def test_its_settings_are_checked(folder):
             load_config("glyphs", [rows, wrong])
 
 
-@pytest.mark.skipif(LEGACY, reason="a training; the parts of a method are tested under both generations")
+@pytest.mark.once
 def test_the_python_of_the_page_runs(folder, capsys):
     pairs = (setting.split("=") for setting in FEW)
     few = {key: yaml.safe_load(value) for key, value in pairs}

@@ -8,7 +8,6 @@ from images import BEST, SMALL, write_images
 
 from pml_slade import best_student
 from pml_slade.cli import app
-from pml_slade.compat import LEGACY
 from pml_slade.exceptions import ConfigError
 from pml_slade.losses import ClusterBasisLoss
 from pml_slade.models import build_model
@@ -27,7 +26,7 @@ def run(code):
     exec(compile(code, "README", "exec"), {})
 
 
-@pytest.mark.skipif(LEGACY, reason="a training; its parts are tested under both generations")
+@pytest.mark.once
 def test_a_few_lines_of_python_train_and_embed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folders = write_images(tmp_path / "my")
@@ -40,8 +39,8 @@ def test_a_few_lines_of_python_train_and_embed(tmp_path, monkeypatch, capsys):
     assert re.search(r"{'Teacher': \d.*'SLADE': \d", capsys.readouterr().out)
 
 
-@pytest.mark.skipif(LEGACY, reason="a training; its parts are tested under both generations")
-@pytest.mark.usefixtures("a_third_of_the_letters")
+@pytest.mark.once
+@pytest.mark.usefixtures("few_letters")
 def test_the_script_trains_best_and_says_what_it_gained(capsys):
     few = PYTHON[1].replace("250", "25").replace("num_epochs=4", "num_epochs=2")
     run(few)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from omniglot_tree import write_omniglot
 from pytorch_metric_learning.losses import ContrastiveLoss
-from scripts import load_script, run_script, run_script_here
+from scripts import load_script, run_script_here
 
-from pml_slade.compat import LEGACY
 from pml_slade.losses import FeatureBasisLoss
 
-pytestmark = pytest.mark.skipif(LEGACY, reason="these scripts run under today's PML")
+pytestmark = pytest.mark.once
 DIM, IMAGES, CLASSES = 6, 40, 5
 TINY = (
     *("teacher.steps=4", "student.steps=4", "epoch_steps=2", "student.basis.warmup=1"),
@@ -260,7 +259,7 @@ def omniglot(tmp_path_factory):
 def test_it_writes_the_section_and_goes_on(omniglot, tmp_path):
     page = tmp_path / "docs" / "findings.md"
     arguments = [omniglot, *TINY, "--jobs", 1, "--runs", tmp_path / "runs", "--results", page]
-    first = run_script("why", *arguments)
+    first = run_script_here("why", *arguments)
     text = page.read_text()
     assert text.startswith("# Findings")
     assert "## Why it works" in text

@@ -27,8 +27,6 @@ Extract = Callable[[ImageDataset], np.ndarray]
 """Images under a transform to features, (n, d)."""
 Place = tuple[np.ndarray, int]
 """Where the features of an image stand: the array of a shard, (n, views, d), and a row of it."""
-SHARD = 1024
-"""Images whose features are written at a time: what a killed run loses at most."""
 
 
 class FeatureStore:
@@ -38,17 +36,18 @@ class FeatureStore:
         folder: of one trunk and one set of transforms.
         transforms: of each view; the first is the one of evaluation.
         extract: computes the features of images under a transform.
+        shard: images whose features are written at a time.
 
     Examples:
         >>> import tempfile
         >>> images = ImageDataset(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), mode="L")
-        >>> store = FeatureStore(Path(tempfile.mkdtemp()), [None], lambda part: np.ones((len(part), 3)))
+        >>> store = FeatureStore(Path(tempfile.mkdtemp()), [None], lambda part: np.ones((len(part), 3)), 10)
         >>> store.find(images)[1][0].shape
         (2, 1, 3)
     """
 
-    def __init__(self, folder: Path, transforms: Sequence[Any], extract: Extract) -> None:
-        self.folder, self.transforms, self.extract = folder, transforms, extract
+    def __init__(self, folder: Path, transforms: Sequence[Any], extract: Extract, shard: int) -> None:
+        self.folder, self.transforms, self.extract, self.shard = folder, transforms, extract, shard
         self._places: dict[str, Place] = {}
         self._read: set[Path] = set()
 
@@ -57,12 +56,12 @@ class FeatureStore:
         keys = content_keys(images)
         self._read_shards()
         missing = [i for i, key in enumerate(keys) if key not in self._places]
-        for start in range(0, len(missing), SHARD):
-            chosen = missing[start : start + SHARD]
+        for start in range(0, len(missing), self.shard):
+            chosen = missing[start : start + self.shard]
             logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
             part = images.without_labels().subset(chosen)
-            found = np.stack([self.extract(part.with_transform(t)) for t in self.transforms], axis=1)
-            self._write([keys[i] for i in chosen], found.astype(np.float16))
+            views = [self.extract(part.with_transform(t)).astype(np.float16) for t in self.transforms]
+            self._write([keys[i] for i in chosen], np.stack(views, axis=1))
         self._read_shards()
         return [self._places[key] for key in keys]
 

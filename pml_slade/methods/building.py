@@ -85,12 +85,15 @@ def build_optimizer(
 def build_optimizers(
     stage: TrainingConfig, parts: dict[str, torch.nn.Module], key: str
 ) -> dict[str, torch.optim.Optimizer]:
-    """An optimizer for each part that has parameters; a basis's vectors learn at a rate of their own."""
-    learning = {name: part for name, part in parts.items() if any(True for _ in part.parameters())}
-    return {
-        f"{name}_optimizer": build_optimizer(stage, _groups(part, stage.basis.lr), key)
-        for name, part in learning.items()
-    }
+    """An optimizer for each part that has parameters; embedder and basis may have rates of their own."""
+    found = {}
+    for name, part in parts.items():
+        groups = _groups(part, stage.basis.lr)
+        if name == "embedder" and stage.embedder_lr is not None:
+            groups = [{**group, "lr": stage.embedder_lr} for group in groups]
+        if groups:
+            found[f"{name}_optimizer"] = build_optimizer(stage, groups, key)
+    return found
 
 
 def _groups(part: torch.nn.Module, basis_lr: float) -> list[dict[str, Any]]:

@@ -93,6 +93,7 @@ class TrainingConfig(OptimizerConfig):
 
     images_per_class: int = Field(2, ge=2, description="of each class in a batch")
     schedule: Literal["constant", "cosine"] = "constant"
+    embedder_lr: float | None = Field(None, gt=0, description="of the embedder; null: lr")
     average: float | None = Field(
         0.99,
         ge=0,

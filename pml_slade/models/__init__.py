@@ -5,6 +5,7 @@ from pml_slade.models.embedder import Embedder, principal_start
 from pml_slade.models.inputs import check_forward, trunk_input
 from pml_slade.models.options import check_options
 from pml_slade.models.saving import LoadedModel, load_model, save_model
+from pml_slade.models.splitting import SplitTrunk, split_trunk
 from pml_slade.models.swav_checkpoint import (
     SwAVCheckpoint,
     load_swav_checkpoint,
@@ -19,6 +20,7 @@ __all__ = [
     "Embedder",
     "LoadReport",
     "LoadedModel",
+    "SplitTrunk",
     "SwAVCheckpoint",
     "build_model",
     "build_trunk",
@@ -32,6 +34,7 @@ __all__ = [
     "resolve_trunk_name",
     "save_model",
     "save_swav_checkpoint",
+    "split_trunk",
     "swav_head",
     "trunk_input",
     "trunk_names",

@@ -60,13 +60,19 @@ class ConvNet(nn.Module):
         Raises:
             DataError: the images have another rank, or are too small for the depth.
         """
-        if images.ndim != 4 or min(images.shape[-2:]) < self.min_image_size:
-            raise DataError(
-                f"images have the shape {tuple(images.shape)}; pass (N, channels, height, width) "
-                f"with sides of at least {self.min_image_size} pixels, or lower the depth."
-            )
+        images = _checked(images, self.min_image_size)
         features = self.blocks(images.contiguous(memory_format=torch.channels_last))
         return self.pool(features).flatten(1)
+
+
+@torch.fx.wrap  # one step, where the code is followed
+def _checked(images: Tensor, least: int) -> Tensor:
+    if images.ndim != 4 or min(images.shape[-2:]) < least:
+        raise DataError(
+            f"images have the shape {tuple(images.shape)}; pass (N, channels, height, width) "
+            f"with sides of at least {least} pixels, or lower the depth."
+        )
+    return images
 
 
 def _block(in_channels: int, width: int, pool: bool) -> nn.Sequential:

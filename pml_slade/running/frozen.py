@@ -1,10 +1,13 @@
-"""A run whose trunk is frozen: its features are computed once, and take the place of the images."""
+"""A run whose trunk is frozen, whole or up to its last stages: what it gives is computed once, and takes the
+place of the images."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +16,48 @@ from ..datasets.features import FeatureStore, FeatureViews
 from ..datasets.images import ImageDataset
 from ..datasets.transforms import transforms
 from ..datasets.views import Views
+from ..exceptions import ConfigError
+from ..models import SplitTrunk, split_trunk
 from ..runtime import Runtime
 from .settings import Config
 from .stages import seed_everything
 
+MOST_IMAGES, MOST_VALUES = 1024, 2**26
+"""Of a file of features: what a killed run loses at most."""
 
-def build_feature_views(
-    config: Config, views: Views, trunk: torch.nn.Module, runtime: Runtime
-) -> FeatureViews:
-    """Return the views of a frozen trunk's features; they are computed when they are first asked for.
+
+def split(config: Config, trunk: torch.nn.Module) -> SplitTrunk:
+    """Return the part of a trunk that is frozen, and the one that is trained.
+
+    Raises:
+        ConfigError: it cannot be cut there.
+    """
+    where = config.model.train
+    if where == "head":
+        size: Any = trunk.output_size
+        return SplitTrunk(trunk, torch.nn.Identity(), size)
+    side, channels = config.data.image_size, len(config.data.mode)
+    try:
+        return split_trunk(trunk, (channels, side, side), None if where == "last" else where)
+    except ConfigError as error:
+        raise ConfigError(f"model.train={where}: {error}") from error
+
+
+def join(trunk: torch.nn.Module, last: torch.nn.Module) -> torch.nn.Module:
+    """Return a trunk with its last part as it was trained."""
+    whole, state = copy.deepcopy(trunk), trunk.state_dict()
+    trained = {name: value for name, value in last.state_dict().items() if name in state}
+    whole.load_state_dict(state | trained)
+    return whole
+
+
+def build_feature_views(config: Config, views: Views, part: SplitTrunk, runtime: Runtime) -> FeatureViews:
+    """Return the views of what a frozen part gives; they are computed when they are first asked for.
 
     Args:
         config: all settings.
         views: of the images.
-        trunk: images to features, (n, C, H, W) -> (n, d).
+        part: of the trunk.
         runtime: to compute them with.
     """
     kind, size, mode, expected = views.kind, views.image_size, views.mode, views.trunk_input
@@ -36,18 +67,24 @@ def build_feature_views(
 
     def extract(images: ImageDataset) -> np.ndarray:
         seed_everything(0, len(images))
-        return runtime.embed(images, trunk)
+        return runtime.embed(images, part.first)
 
     return FeatureViews(
         views.splits, kind, size, mode, views.strength, expected,
-        store=FeatureStore(_folder(config, trunk, each), each, extract),
+        store=FeatureStore(_folder(config, part, each), each, extract, _shard(part.size, len(each))),
     )  # fmt: skip
 
 
-def _folder(config: Config, trunk: torch.nn.Module, each: Sequence[object]) -> Path:
-    """The folder of one trunk, as its weights are, and of one set of transforms."""
-    number = hashlib.sha256(repr(each).encode())
-    for name, value in trunk.state_dict().items():
+def _shard(size: int, views: int) -> int:
+    """Images whose features are computed and written at a time."""
+    return max(16, min(MOST_IMAGES, MOST_VALUES // (size * views)))
+
+
+def _folder(config: Config, part: SplitTrunk, each: Sequence[object]) -> Path:
+    """The folder of one trunk, as its weights are, where it is cut, and of one set of transforms."""
+    where = "" if config.model.train == "head" else f"{config.model.train} {part.size}"
+    number = hashlib.sha256((repr(each) + where).encode())
+    for name, value in part.first.state_dict().items():
         number.update(name.encode())
         number.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return config.model.features / f"{config.model.trunk.replace('/', '-')}-{number.hexdigest()[:16]}"

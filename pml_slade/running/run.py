@@ -27,7 +27,7 @@ from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
-from .frozen import build_feature_views
+from .frozen import build_feature_views, join, split
 from .models import (
     build_models,
     check_model,
@@ -92,7 +92,7 @@ class Run:
         check_model(config)
         self.views = data.build_views(config, splits or data.build_splits(config))
         self.runtime = data.build_runtime(config, progress)
-        self.is_frozen = config.model.train == "head"
+        self.is_frozen = config.model.train != "all"
         self._check()
 
     @property
@@ -158,6 +158,8 @@ class Run:
         if self.config.teacher.run is not None:
             check_teacher_of(self.config.teacher.run, self._inputs(self.teacher), self.lists)
         models = build_models(self.config)
+        if self.is_frozen:
+            models["trunk"] = split(self.config, models["trunk"]).last
         for method in self.config.chosen:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
@@ -172,8 +174,8 @@ class Run:
 
     @cached_property
     def feature_views(self) -> FeatureViews:
-        """What a frozen trunk makes of the images."""
-        return build_feature_views(self.config, self.views, self.trunk, self.runtime)
+        """What the frozen part of the trunk makes of the images."""
+        return build_feature_views(self.config, self.views, split(self.config, self.trunk), self.runtime)
 
     def _inputs(self, method: Method) -> Inputs:
         """What a row would be made from now."""
@@ -255,8 +257,8 @@ class Run:
         return self._load(self._model_file(method))
 
     def _whole(self, models: Models) -> Models:
-        """Models as they are kept: a frozen trunk in its place."""
-        return {**models, "trunk": self.trunk} if self.is_frozen else models
+        """Models as they are kept: what is frozen in its place."""
+        return {**models, "trunk": join(self.trunk, models["trunk"])} if self.is_frozen else models
 
     def _turns(self, method: Method) -> int:
         return self.config.student.iterations if method.starts_from_teacher else 1
@@ -295,7 +297,7 @@ class Run:
         """Models that nothing has trained here; the embedder may start at principal components."""
         models = build_models(self.config, pretrained)
         if self.is_frozen:
-            models["trunk"] = torch.nn.Identity()
+            models["trunk"] = split(self.config, models["trunk"]).last.to(self.runtime.device)
         if starts_principal(self.config):
             parts = (self.splits.labeled, self.splits.unlabeled.without_labels())
             found = [self.runtime.embed(self._images.plain(part), models["trunk"]) for part in parts]
@@ -356,7 +358,7 @@ class Run:
 
     def _load(self, file: Path) -> Models:
         model = load_model(file, device=self.runtime.device)
-        trunk = torch.nn.Identity() if self.is_frozen else model.trunk
+        trunk = split(self.config, model.trunk).last if self.is_frozen else model.trunk
         return {"trunk": trunk, "embedder": model.embedder}
 
     def _describe(self) -> None:

@@ -107,11 +107,14 @@ class ModelConfig(Section):
     embedder_whitening: float = Field(
         0.5, ge=0, le=1, description="divide these components by their deviations to this power"
     )
-    train: Literal["all", "head"] = Field(
-        "all", description="head: the trunk is frozen, and its features are computed once"
+    train: str = Field(
+        "all",
+        description="all; head: the trunk is frozen, and its features are computed once; last: its last "
+        "stages, with a quarter of its weights or more, are trained, and what they start from is computed "
+        "once; or the module that these begin with, such as layer4",
     )
-    feature_views: int = Field(5, ge=1, description="with train=head: augmented views of each image")
-    features: Path = Field(Path("features"), description="with train=head: folder of features, for many runs")
+    feature_views: int = Field(5, ge=1, description="augmented views of each image, where a part is frozen")
+    features: Path = Field(Path("features"), description="folder of what a frozen part gives, for many runs")
     freeze_batchnorm: bool = Field(
         False, description="keep the trunk's batch norm as it came, as the reality check does"
     )

@@ -284,7 +284,7 @@ def test_more_alphabets_than_there_are_are_refused(omniglot):
         Omniglot(str(omniglot), labeled_alphabets=9)
 
 
-@pytest.mark.usefixtures("a_third_of_the_letters")
+@pytest.mark.usefixtures("few_letters")
 def test_glyphs_need_no_files():
     data = Glyphs("no/such/folder", labeled_letters=10)
     assert sorted(set(data.labels) - set(data.test_labels)) == list(range(10))

@@ -13,13 +13,14 @@ from pml_slade.datasets.glyphs import MIN_FACES, glyphs, glyphs_splits
 from pml_slade.datasets.splits import class_names
 from pml_slade.exceptions import ConfigError, DataError
 
-pytestmark = pytest.mark.usefixtures("a_third_of_the_letters")
+pytestmark = pytest.mark.usefixtures("few_letters")
 
 
 def scripts(dataset):
     return {name.split("/")[0] for name in class_names(dataset)}
 
 
+@pytest.mark.once
 def test_parts_hold_the_scripts_they_should():
     splits = glyphs_splits()
     assert scripts(splits.labeled) == scripts(splits.validation) == {"latin"}
@@ -28,6 +29,7 @@ def test_parts_hold_the_scripts_they_should():
     assert (splits.labeled.num_classes, splits.validation.num_classes) == (48, 12)
 
 
+@pytest.mark.once
 def test_no_class_is_in_two_parts():
     splits = glyphs_splits()
     parts = [splits.labeled, splits.validation, splits.unlabeled, splits.test]
@@ -61,6 +63,7 @@ def test_the_seed_chooses_letters_and_leaves_images_alone():
     assert np.array_equal(first.test._images, other.test._images)
 
 
+@pytest.mark.once
 def test_another_process_draws_the_same():
     code = (
         "from pml_slade.datasets.glyph_rendering import Face, distort; import hashlib;"

@@ -28,6 +28,7 @@ def test_the_message_of_a_file_that_does_not_fit_is_the_one_shown(tmp_path, monk
     assert blocks("text") == [f"{error.value}\n"]
 
 
+@pytest.mark.once
 def test_the_lines_that_go_on_with_swav_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = build_trunk("resnet50"), swav_head(2048, 2048, 128), torch.randn(3000, 128)

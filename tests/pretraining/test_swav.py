@@ -493,7 +493,8 @@ def test_the_examples_of_the_docstrings_run_with_lightly():
         assert result.failed == 0
 
 
-@pytest.mark.usefixtures("a_third_of_the_letters")
+@pytest.mark.once
+@pytest.mark.usefixtures("few_letters")
 def test_letters_are_learned_without_collapse(caplog):
     pool = glyphs_splits().unlabeled.without_labels()
     chosen = np.random.default_rng(0).permutation(len(pool))[:512]

@@ -8,7 +8,6 @@ import torch
 from images import BEST, small_config, splits, write_images
 
 import pml_slade
-from pml_slade.compat import LEGACY
 from pml_slade.evaluation import evaluate
 from pml_slade.exceptions import ConfigError
 from pml_slade.models import load_model
@@ -16,10 +15,9 @@ from pml_slade.models.embedder import principal_start
 from pml_slade.running import frozen
 from pml_slade.running.models import build_models
 from pml_slade.running.run import Run
+from pml_slade.runtime import Runtime
 
-pytestmark = pytest.mark.skipif(
-    LEGACY, reason="trainings; test_run has one of each kind for both generations"
-)
+pytestmark = pytest.mark.once
 
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 HEAD = "model.train=head"
@@ -110,6 +108,31 @@ def test_a_frozen_trunk_stays_and_its_features_are_computed_once(run, tmp_path, 
     assert (results["slade"].steps, results["slade"].images) == (8, 8 * 16)
 
 
+@pytest.mark.parametrize("train", ["last", "blocks.3"])
+def test_the_last_stages_alone_are_trained(run, tmp_path, train):
+    results = run(
+        "rows=[start, teacher, control, slade, neighbours]", f"model.train={train}", "teacher.lr=0.01"
+    )
+    start, kept = (load_model(tmp_path / "run" / row).trunk.state_dict() for row in ("start", "teacher"))
+    changed = {name.split(".")[1] for name, value in start.items() if not torch.equal(kept[name], value)}
+    assert changed == {"3"}
+    assert results["slade"].steps == 8
+    model = load_model(tmp_path / "run" / "teacher")
+    views = Run(small_config(NOWHERE, tmp_path / "other", *BEST), progress=False, splits=splits()).views
+    embedded = Runtime.find("cpu").embed(views.plain(views.splits.test), model)
+    measured = evaluate(embedded, splits().test.labels)
+    assert results["teacher"].test["MAP@R"] == pytest.approx(measured["MAP@R"], abs=1)  # kept as float16
+
+
+@pytest.mark.parametrize(
+    ("train", "message"), [("blocks.9", "model.train=blocks.9: ConvNet has no module 'blocks.9'")]
+)
+def test_a_module_that_is_not_there_is_refused_before_anything_is_written(run, tmp_path, train, message):
+    with pytest.raises(ConfigError, match=message):
+        run(f"model.train={train}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_head_with_its_trunk_embeds_images(tmp_path):
     folders = write_images(tmp_path / "images")
     config = small_config(folders, tmp_path / "run", *BEST, HEAD, f"model.features={tmp_path / 'features'}")
@@ -119,7 +142,7 @@ def test_a_head_with_its_trunk_embeds_images(tmp_path):
 
 
 def test_features_go_on_where_they_were_stopped_and_damaged_lists_are_named(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("pml_slade.datasets.features.SHARD", 32)
+    monkeypatch.setattr("pml_slade.running.frozen.MOST_IMAGES", 32)
     whole = run("rows=[teacher]", HEAD)
     lists = sorted((tmp_path / "features").rglob("*.json"))
     assert len(lists) > 3

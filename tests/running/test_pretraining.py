@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from pml_slade import cli
 from pml_slade.cli import training
-from pml_slade.compat import LEGACY
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.models import build_trunk, load_swav_checkpoint, save_swav_checkpoint, swav_head
 from pml_slade.running import pretraining, stages
@@ -157,7 +156,7 @@ WHOLE = (
 """With everything that has state."""
 
 
-@pytest.mark.skipif(LEGACY, reason="kills of a whole run are tried under both")
+@pytest.mark.once
 def test_a_killed_one_goes_on_to_the_same_bits(folders, tmp_path):
     pytest.importorskip("lightly")
     once = run_pretraining(config(folders, tmp_path / "once", *WHOLE), progress=False)

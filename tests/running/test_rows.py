@@ -8,14 +8,11 @@ import pytest
 from images import BEST, drawings, png, small_config, write_images
 from PIL import Image
 
-from pml_slade.compat import LEGACY
 from pml_slade.exceptions import CheckpointError, ConfigError, SladeError
 from pml_slade.models import load_model
 from pml_slade.running.run import Run
 
-pytestmark = pytest.mark.skipif(
-    LEGACY, reason="trainings; test_run has one of each kind for both generations"
-)
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
 from pml_slade.clustering import cluster, embed
-from pml_slade.compat import LEGACY
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, SladeError
 from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
@@ -40,7 +39,6 @@ STUDENTS = [row for row in METHODS if row not in ("start", "teacher", "basis")]
 ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
 PEERS = [row for row in STUDENTS if row not in PAPER_METHODS]
 AVERAGED = "student.average=0.9"  # mean teachers need it
-ONCE = pytest.mark.skipif(LEGACY, reason="a long training; its parts are tested under both generations")
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES, POOL_CLASSES = 24, 32, 64, 8
 
@@ -129,6 +127,7 @@ def test_the_control_takes_the_sum_of_both_batches_of_labeled_images(run):
     assert control.dataset.labels.tolist() == run.data.labeled.labels.tolist()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("pool", "together", "of_a_class"), [(16, 24, 3), (40, 48, 6)])
 def test_a_control_of_few_classes_takes_more_images_of_each(run, pool, together, of_a_class):
     results = run("rows=[control, slade]", f"student.unlabeled_batch_size={pool}")
@@ -145,7 +144,7 @@ def test_every_row_starts_from_the_teacher(run, row):
     assert not torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-4)
 
 
-@ONCE
+@pytest.mark.once
 def test_rows_do_not_depend_on_which_others_are_trained(run):
     run(ALL, AVERAGED)
     together = {row: run.weights(row) for row in ["teacher", *STUDENTS]}
@@ -155,7 +154,7 @@ def test_rows_do_not_depend_on_which_others_are_trained(run):
     assert len({w for row, w in together.items() if row != "iterated"}) == len(together) - 1
 
 
-@ONCE
+@pytest.mark.once
 def test_the_seed_decides_everything(run):
     run("seed=1")
     first = run.weights("slade")
@@ -166,7 +165,7 @@ def test_the_seed_decides_everything(run):
     assert run.weights("slade") != first
 
 
-@ONCE
+@pytest.mark.once
 def test_equal_runs_write_equal_files(run):
     files = set()
     for folder in ("first", "second", "third", "fourth", "fifth"):
@@ -185,6 +184,7 @@ def test_pseudo_labels_are_written_and_are_what_the_student_trains_on(run):
     assert summary.startswith("6 of 6 clusters")
 
 
+@pytest.mark.once
 def test_small_clusters_are_left_out_of_training(run):
     run("rows=[pseudo]", "student.num_clusters=20", "student.min_cluster_size=4")
     labels = np.load(run.folder / "pseudo" / "pseudo_labels.npy")
@@ -194,6 +194,7 @@ def test_small_clusters_are_left_out_of_training(run):
     assert "left out" in (run.folder / "pseudo" / "clusters.json").read_text()
 
 
+@pytest.mark.once
 def test_clusters_are_as_large_as_labeled_classes_unless_told(run):
     run("rows=[pseudo]")
     assert len(set(np.load(run.folder / "pseudo" / "pseudo_labels.npy"))) == 8
@@ -207,13 +208,14 @@ def clustered_by(run, model, k):
     return cluster(vectors, k, seed=0).labels
 
 
+@pytest.mark.once
 def test_the_teacher_labels_the_pool_under_the_evaluation_transform(run):
     run("rows=[pseudo]")
     found = np.load(run.folder / "pseudo" / "pseudo_labels.npy")
     assert (found == clustered_by(run, run.model("teacher"), 8)).all()
 
 
-@ONCE
+@pytest.mark.once
 def test_with_two_iterations_the_student_becomes_the_teacher(run):
     results = run("rows=[control, slade]", "student.iterations=2", "student.lr=0.01")
     first, second = (
@@ -232,12 +234,14 @@ def test_with_two_iterations_the_student_becomes_the_teacher(run):
     assert not (run.folder / "teacher" / "turn-1").exists()
 
 
+@pytest.mark.once
 def test_the_second_turn_starts_where_the_first_ended(run):
     run("student.iterations=2", "student.lr=1e-12")
     first, second = (parameters(run.model("slade", turn)) for turn in ("turn-1", "turn-2"))
     assert torch.allclose(first, second, rtol=0, atol=1e-7)
 
 
+@pytest.mark.once
 def test_validation_picks_the_best_epoch_and_not_the_last(run):
     run.scores = [10.0, 90.0, 50.0]
     run("rows=[teacher]", "teacher.steps=12")
@@ -249,6 +253,7 @@ def test_validation_picks_the_best_epoch_and_not_the_last(run):
     assert not torch.equal(chosen, parameters(run.model("teacher")))
 
 
+@pytest.mark.once
 def test_without_validation_and_test_the_last_epoch_is_taken_and_nothing_measured(run):
     run.data = splits(validation=False, test=False)
     results = run()
@@ -258,13 +263,14 @@ def test_without_validation_and_test_the_last_epoch_is_taken_and_nothing_measure
     assert torch.equal(parameters(written), parameters(torch.nn.ModuleDict(run.trainers[1].models)))
 
 
-@ONCE
+@pytest.mark.once
 def test_test_classes_are_measured_once_per_row_when_its_training_is_over(run):
     run(ALL, AVERAGED)
     epochs = ["train", "validation"] * 2
     assert run.events == [*epochs, "validation", "test"] * (1 + len(STUDENTS))
 
 
+@pytest.mark.once
 def test_test_images_have_no_say_in_what_is_trained(run):
     run()
     trained = run.weights("slade")
@@ -273,6 +279,7 @@ def test_test_images_have_no_say_in_what_is_trained(run):
     assert run.weights("slade") == trained
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", [PAPER, BEST], ids=["paper", "best"])
 def test_true_pool_labels_reach_the_oracle_alone(run, method):
     rows = ["teacher", *STUDENTS]
@@ -295,6 +302,7 @@ def test_true_pool_labels_reach_the_oracle_alone(run, method):
     assert {row for row in rows if run.weights(row) != known[row]} == {"oracle"}
 
 
+@pytest.mark.once
 def test_of_the_oracle_images_that_are_alone_are_left_out(run):
     pool = run.data.unlabeled.without_labels()
     pool.labels = run.data.unlabeled.labels.copy()
@@ -369,6 +377,7 @@ def bases(trainer):
     return [module for module in modules.values() if isinstance(module, FeatureBasisLoss)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", [True, False])
 def test_the_classifier_is_in_all_rows_or_in_none_but_those_with_a_basis(run, classifier):
     run(ALL, AVERAGED, f"teacher.classifier={str(classifier).lower()}")
@@ -436,7 +445,7 @@ def read_records(folder):
         return list(csv.DictReader(file))
 
 
-@ONCE
+@pytest.mark.once
 def test_the_folder_holds_all_that_was_promised(run):
     results = run("rows=[control, slade]", "student.steps=12")
     config = small_config(NOWHERE, run.folder, "rows=[control, slade]", "student.steps=12")
@@ -460,6 +469,7 @@ def test_the_folder_holds_all_that_was_promised(run):
     assert contents(run.folder / "model.safetensors") == run.weights(best)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("scores", "best"), [((20, 30, 25), "control"), ((40, 30, 25), "teacher")])
 def test_the_model_of_the_folder_is_that_of_the_row_that_validates_best(run, scores, best):
     run("rows=[control, pseudo]")
@@ -474,6 +484,7 @@ def test_the_model_of_the_folder_is_never_the_oracles(run):
     assert contents(run.folder / "model.safetensors") == run.weights("teacher")
 
 
+@pytest.mark.once
 def test_without_validation_the_model_of_the_folder_is_that_of_the_last_row(run):
     run.data = splits(validation=False)
     run("rows=[slade, control]")
@@ -499,7 +510,7 @@ def test_results_are_those_of_the_model_file(run):
             assert run_module.evaluate(vectors, dataset.labels) == pytest.approx(found)
 
 
-@ONCE
+@pytest.mark.once
 def test_the_same_command_again_trains_and_measures_nothing(run):
     first = run("rows=[control, slade]")
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
@@ -520,6 +531,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_what_changed(run, ch
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [message]
 
 
+@pytest.mark.once
 def test_a_row_may_be_added_and_only_it_is_trained(run):
     run("rows=[teacher, pseudo]")
     before = run.weights("pseudo")
@@ -619,7 +631,7 @@ def sections(kind=Config):
     return found
 
 
-@ONCE
+@pytest.mark.once
 def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     """A setting that nothing reads would be accepted and ignored."""
     read = {kind: set() for kind in sections()}

@@ -21,7 +21,8 @@ from .exceptions import ConfigError
 from .models import LoadedModel, load_model
 from .running.data import hold_out
 from .running.loading import load_config
-from .running.run import Result, Run
+from .running.rows import Result
+from .running.run import Run
 from .runtime import Runtime, cpu_workers
 
 logger = logging.getLogger("pml_slade")
@@ -119,11 +120,13 @@ class Trained:
         folder: of the run.
         results: one per row, in their order.
         best: the row whose model is the run's.
+        verdict: what they say of the pool, in a few sentences.
     """
 
     folder: Path
     results: list[Result]
     best: Result
+    verdict: str = ""
 
     def model(self, row: str | None = None, device: str = "auto") -> TrainedModel:
         """Return the model of a row, by default the run's."""
@@ -231,7 +234,7 @@ def train(
         splits = _splits(given, chosen)
     run = Run(chosen, progress, splits)
     results = run.run()
-    return Trained(run.folder, results, run.best(results))
+    return Trained(run.folder, results, run.best(results), run.verdict(results))
 
 
 def _splits(given: dict[str, Any], config: Any) -> Splits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
-from ..evaluation import evaluate
+from ..evaluation import evaluate, map_at_r_by_class
 from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
@@ -36,39 +36,17 @@ from .models import (
     model_meta,
     starts_principal,
 )
-from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
+from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, run_stage, seed_everything
 from .teachers import check_teacher_of, teacher_file
+from .verdict import verdict
 
 logger = logging.getLogger("pml_slade")
 
 PACKAGES = ("pml-slade", "torch", "torchvision", "pytorch-metric-learning", "numpy")
 NOT_TRAINED = "not trained yet"
 Models = dict[str, torch.nn.Module]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one row came to.
-
-    Attributes:
-        row: key of its method.
-        title: for people.
-        steps: optimizer steps, those of the teacher it started from not counted.
-        images: training images seen in them.
-        validation: MAP@R, RP, P@1 on the validation classes in percent, or None.
-        test: likewise on the test classes.
-        model: file of the final models, relative to the run's folder.
-    """
-
-    row: str
-    title: str
-    steps: int
-    images: int
-    validation: Metrics | None
-    test: Metrics | None
-    model: str
 
 
 class Run:
@@ -126,6 +104,10 @@ class Run:
         usable = [result for result in results if result.row not in bounds]
         validated = [result for result in usable if result.validation is not None]
         return max(validated, key=_map_at_r) if validated else usable[-1]
+
+    def verdict(self, results: list[Result]) -> str:
+        """What the results say of the pool, in a few sentences."""
+        return verdict(results, self.config.chosen)
 
     def job(self, method: Method) -> Job:
         """What a method works with here."""
@@ -275,7 +257,10 @@ class Run:
             np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
         )
         seed_everything(seed)
-        trainer, average = method.build(replace(job, images=self._images), models, folder)
+        job = replace(job, images=self._images)
+        trainer, average = method.build(job, models, folder)
+        if method.starts_from_teacher or starts_principal(config):
+            method.begin(job, trainer)
         stage = Stage(
             name=method.title + (f" {turn}/{turns}" if turns > 1 else ""),
             folder=folder,
@@ -330,16 +315,26 @@ class Run:
 
     def _measure(self, method: Method, models: Models) -> Result:
         job, splits = self.job(method), self.splits
+        validation, by_class = self._validation(models)
         steps = method.training(job).steps * self._turns(method) if method.trains else 0
         return Result(
             row=method.key,
             title=method.title,
             steps=steps,
             images=steps * method.images_a_step(job),
-            validation=None if splits.validation is None else self._evaluate(models, splits.validation),
+            validation=validation,
+            validation_classes=by_class,
             test=None if splits.test is None else self._evaluate(models, splits.test, splits.gallery),
             model=str(self._model_file(method).relative_to(self.folder)),
         )
+
+    def _validation(self, models: Models) -> tuple[Metrics | None, list[float] | None]:
+        """Figures on the validation classes, and MAP@R of each of them."""
+        validation = self.splits.validation
+        if validation is None:
+            return None, None
+        embeddings, labels = self._embed(models, validation), validation.known_labels()
+        return evaluate(embeddings, labels), map_at_r_by_class(embeddings, labels).round(4).tolist()
 
     def _evaluate(
         self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None

@@ -105,7 +105,7 @@ class ModelConfig(Section):
         "trunk's features of labeled images and pool; auto: these where the trunk has weights",
     )
     embedder_whitening: float = Field(
-        0.5, ge=0, le=1, description="divide these components by their deviations to this power"
+        0.25, ge=0, le=1, description="divide these components by their deviations to this power"
     )
     train: str = Field(
         "all",

@@ -34,6 +34,7 @@ class Job:
         runtime: device and loader processes.
         images: the splits of the run, and the views of them.
         freeze_batchnorm: keep the trunk's batch norm as it came.
+        knows_photographs: whether the trunk comes with weights, for photographs.
         epoch_steps: between validations.
         seed: of the run.
     """
@@ -47,6 +48,7 @@ class Job:
     runtime: Runtime
     images: Views
     freeze_batchnorm: bool = False
+    knows_photographs: bool = False
     epoch_steps: int = 250
     seed: int = 0
 

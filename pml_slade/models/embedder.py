@@ -64,12 +64,6 @@ class Embedder(nn.Module):
         """
         return self.layers((features - self.center) * self.scale)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of before know no center and no scale."""
-        for name in ("center", "scale"):
-            state_dict.setdefault(prefix + name, getattr(self, name).clone())
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     @torch.no_grad()
     def start_from(self, features: Tensor, whitening: float = 0.5) -> None:
         """Let the embedding be the principal components of features (see `principal_start`).

@@ -164,7 +164,8 @@ def build_views(config: Config, splits: Splits) -> Views:
     """The splits, and the views of their images that the settings ask for."""
     data = config.data
     expected = build_trunk_input(config)
-    return Views(splits, data.transform, data.image_size, data.mode, data.augmentation, expected)
+    strength = data.augmentation or "strong"
+    return Views(splits, data.transform, data.image_size, data.mode, strength, expected)
 
 
 def check_batches(config: Config, splits: Splits) -> None:

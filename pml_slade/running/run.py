@@ -69,8 +69,10 @@ class Run:
         self.folder = Path(config.output)
         check_model(config)
         self.views = data.build_views(config, splits or data.build_splits(config))
-        self.runtime = data.build_runtime(config, progress)
+        self.reading = data.build_runtime(config, progress)
         self.is_frozen = config.model.train != "all"
+        # What a frozen part gives is read from mapped files: faster than other processes would send it.
+        self.runtime = replace(self.reading, workers=0) if self.is_frozen else self.reading
         self._check()
 
     @property
@@ -123,7 +125,8 @@ class Run:
             embedding_size=config.model.embedding_size,
             runtime=self.runtime,
             images=self.views,
-            freeze_batchnorm=config.model.freeze_batchnorm,
+            freeze_batchnorm=bool(config.model.freeze_batchnorm),
+            knows_photographs=config.knows_photographs,
             epoch_steps=config.epoch_steps,
             seed=config.seed,
         )
@@ -146,7 +149,7 @@ class Run:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
         if self.config.pretraining.steps and self.config.teacher.run is None:
-            pretraining.check(self.config, self._pretraining_images, self.runtime)
+            pretraining.check(self.config, self._pretraining_images, self.reading)
 
     @cached_property
     def trunk(self) -> torch.nn.Module:
@@ -157,7 +160,7 @@ class Run:
     @cached_property
     def feature_views(self) -> FeatureViews:
         """What the frozen part of the trunk makes of the images."""
-        return build_feature_views(self.config, self.views, split(self.config, self.trunk), self.runtime)
+        return build_feature_views(self.config, self.views, split(self.config, self.trunk), self.reading)
 
     def _inputs(self, method: Method) -> Inputs:
         """What a row would be made from now."""
@@ -303,11 +306,11 @@ class Run:
 
         def validate(trunk: torch.nn.Module) -> Metrics:
             assert validation is not None
-            vectors = self.runtime.quiet.embed(self.views.plain(validation), trunk)
+            vectors = self.reading.quiet.embed(self.views.plain(validation), trunk)
             return evaluate(vectors, validation.known_labels())
 
         measured = None if validation is None else validate
-        return pretraining.pretrain(config, self._pretraining_images, self.runtime, measured)
+        return pretraining.pretrain(config, self._pretraining_images, self.reading, measured)
 
     @property
     def _pretraining_images(self) -> pretraining.Images:

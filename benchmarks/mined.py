@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pml_slade.methods import Job
-from pml_slade.methods.slade import Slade, SladeConfig
+from pml_slade.methods.settings import Section
+from pml_slade.methods.slade import SladeOfClusters
 from pml_slade.miners import ThresholdPairMiner
 
 PARTS = ("positives", "negatives", "agreeing")
@@ -48,7 +49,7 @@ class PartMiner(ThresholdPairMiner):
         return a1, p, a2, n
 
 
-class PartlyMinedConfig(SladeConfig):
+class PartlyMinedConfig(Section):
     """Settings of the row."""
 
     part: Literal["positives", "negatives", "agreeing"] = Field(
@@ -56,7 +57,7 @@ class PartlyMinedConfig(SladeConfig):
     )
 
 
-class PartlyMined(Slade):
+class PartlyMined(SladeOfClusters):
     """SLADE that mines by a part of Eq. 7."""
 
     title = "SLADE, mined in part"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ConfigError, DataError
 from .method import Job
-from .slade import Slade
+from .slade import SladeOfClusters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .method import Models
 
 
-class Oracle(Slade):
+class Oracle(SladeOfClusters):
     """As `slade`, labeled by those who know."""
 
     title = "Oracle (true pool labels)"

@@ -29,11 +29,10 @@ class SladeConfig(Section):
     weight: float = Field(8.0, gt=0, description="lambda1 of Eq. 9, for neighbours")
 
 
-class Slade(WholeBasis):
-    """The whole method."""
+class SladeOfClusters(WholeBasis):
+    """The whole method, from labels of the pool."""
 
-    title = "SLADE"
-    Settings = SladeConfig
+    title = "SLADE from clusters"
 
     def pool_miners(self, job: Job, losses: Models) -> dict[str, Any]:
         """Eq. 7, where it is asked for."""
@@ -44,6 +43,13 @@ class Slade(WholeBasis):
         basis: Any = losses["basis_loss"]
         miner = ThresholdPairMiner(basis, basis, distance=basis.similarity, collect_stats=True)
         return {"unlabeled_miner": miner}
+
+
+class Slade(SladeOfClusters):
+    """The whole method."""
+
+    title = "SLADE"
+    Settings = SladeConfig
 
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
         """Return one that learns from clusters, or from neighbours."""

@@ -214,3 +214,11 @@ def test_features_that_no_disk_holds_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: Namespace(free=1000))
     with pytest.raises(ConfigError, match=r"model\.features: .*takes 0\.0 GiB, .*model\.train=all"):
         run(HEAD)
+
+
+def test_the_oracle_learns_from_true_labels_whatever_slade_learns_from(tmp_path):
+    settings = ("rows=[slade, oracle]", "methods.slade.neighbours=true")
+    run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
+    method = run.config.chosen[-1]
+    trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
+    assert np.array_equal(trainer.pool.pseudo_labels, run.splits.unlabeled.labels)

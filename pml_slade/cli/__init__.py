@@ -5,7 +5,7 @@ import sys
 import typer
 
 from ..exceptions import SladeError
-from . import comparing, images, searching, training
+from . import comparing, images, reporting, searching, training
 
 app = typer.Typer(
     name="pml-slade",
@@ -21,6 +21,7 @@ for command in (
     images.embed,
     images.evaluate,
     images.cluster,
+    reporting.report,
     searching.search,
     searching.index,
 ):

@@ -53,7 +53,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
     Examples:
         >>> ticks(3, 48)
-        [0, 10, 20, 30, 40, 50]
+        [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
     """
     rough = (high - low) / most or abs(high) / most or 1.0
     unit = 10 ** math.floor(math.log10(rough))

@@ -1,4 +1,4 @@
-"""The report of a run: what it shows, for images of every kind, and what it says where it cannot show them."""
+"""The report of a run: what it shows, for images of every kind, and what it says where there are none."""
 
 import json
 import re
@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from images import POOL, SMALL, TEST, small_config, splits, write_images
-from omniglot_tree import write_tree
+from images import BEST, POOL, SMALL, TEST, small_config, splits, write_images
+from omniglot_tree import write_omniglot
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +18,7 @@ from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.pages.folder import RunFolder
 from pml_slade.pages.report import report_page, summary, table
 from pml_slade.reports.tables import cell
+from pml_slade.running.loading import load_config
 from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once
@@ -32,8 +33,7 @@ def folders(tmp_path_factory):
 def run(folders, tmp_path_factory):
     """Folder of a run on image files."""
     output = tmp_path_factory.mktemp("runs") / "files"
-    config = small_config(folders, output, "rows=[teacher,control,slade,oracle]", "data.pool_labels=false")
-    config = config.model_copy(update={"rows": ["teacher", "control", "slade"]})
+    config = small_config(folders, output, "rows=[control,slade]")
     Run(config, progress=False).run()
     return output
 
@@ -67,14 +67,17 @@ def test_neighbours_are_marked_as_the_models_find_them(run, folders):
     vectors = model.embed(images)
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -2)
-    right = {
-        images.name(i): int((images.labels[np.argsort(-cosines[i])[:8]] == images.labels[i]).sum())
-        for i in range(len(images))
-    }
+    right = {}
+    for i, row in enumerate(cosines):
+        order = np.argsort(-row)
+        if row[order[7]] - row[order[8]] > 1e-6:  # else rounding decides which is the eighth
+            right[images.name(i)] = int((images.labels[order[:8]] == images.labels[i]).sum())
     cards = re.findall(r'<section class="card".*?</section>', page, re.DOTALL)
     assert 8 <= len(cards) <= 24
     for card in cards:
         name = re.search(r'class="query" title="([^"]+)"', card)[1]
+        if name not in right:
+            continue
         assert f"SLADE: {right[name]} of 8 right" in card
         assert len(re.findall('<figure class="right"', card.split("SLADE:")[1])) == right[name]
 
@@ -142,19 +145,17 @@ def test_a_gallery_is_searched(folders, tmp_path):
 
 
 def test_omniglot_is_read_again(tmp_path):
-    write_tree(tmp_path / "omniglot")
-    settings = [s for s in SMALL if not s.startswith("data.image_size")]
-    config = pml_slade.running.loading.load_config(
-        "omniglot", [*settings, f"data.root={tmp_path / 'omniglot'}", f"output={tmp_path / 'run'}"]
+    write_omniglot(tmp_path, background=3, evaluation=1)
+    config = load_config(
+        "omniglot",
+        [*SMALL, "data.labeled_alphabets=2", f"data.root={tmp_path}", f"output={tmp_path / 'run'}"],
     )
     Run(config, progress=False).run()
     assert sections(report_page([tmp_path / "run"], "cpu", 0)) == ALL
 
 
 def test_letters_are_read_again_and_their_clusters_purity_is_known(few_letters, tmp_path):
-    config = pml_slade.running.loading.load_config(
-        "glyphs", [*SMALL, f"output={tmp_path / 'run'}", "data.image_size=28"]
-    )
+    config = load_config("glyphs", [*SMALL, f"output={tmp_path / 'run'}", "data.image_size=28"])
     Run(config, progress=False).run()
     page = report_page([tmp_path / "run"], "cpu", 0)
     assert sections(page) == ALL
@@ -162,10 +163,6 @@ def test_letters_are_read_again_and_their_clusters_purity_is_known(few_letters, 
 
 
 def test_images_given_in_python_leave_a_page_without_images(tmp_path, caplog):
-    from images import BEST
-
-    from pml_slade.running.loading import load_config
-
     config = load_config(None, [*SMALL, *BEST, "data.kind=given", f"output={tmp_path / 'run'}"])
     Run(config, progress=False, splits=splits()).run()
     page = report_page([tmp_path / "run"], "cpu", 0)

@@ -323,10 +323,8 @@ def test_a_class_without_points_has_a_mean_of_zeros():
     assert np.allclose(class_means(np.array([[3.0, 4.0]]), np.array([1])), [[0, 0], [0.6, 0.8]])
 
 
-@pytest.mark.parametrize(
-    "how", [{"method": "ward"}, {"method": "kmeans"}, {"whitening": 0.5, "method": "ward"}]
-)
-def test_distances_are_those_to_the_centroids(how):
+@pytest.mark.parametrize(("method", "whitening"), [("ward", 0), ("kmeans", 0), ("ward", 0.5)])
+def test_distances_are_those_to_the_centroids(method, whitening):
     points = np.random.default_rng(0).normal(size=(40, 3))
     clusters = cluster(points, 5, method=method, whitening=whitening)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)

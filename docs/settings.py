@@ -11,7 +11,8 @@ INTRO = """# Settings
 
 Beside a `pml-slade train` command, `--print-config` prints its settings instead of running it. Each can stand
 in a YAML file (`--config FILE`) or on the command line as `student.lr=0.0001`. An unknown key is refused with
-the nearest one that exists. Settings under `methods` are those of one row each.
+the nearest one that exists. `pml-slade settings WORD` lists those with a word in
+their name or meaning. Settings under `methods` are those of one row each.
 
 [settings.schema.json](settings.schema.json) describes them for editors, which then complete names and mark
 what does not fit. With the YAML language server, put this line at the top of a file, with the schema's path:

@@ -23,7 +23,7 @@ FLOORS = (
     {"methods"},
     {"running"},
     {"api", "recipe", "reports"},
-    {"pages"},
+    {"exporting", "pages"},
     {"benchmarker"},
     {"cli"},
 )
@@ -132,6 +132,9 @@ def test_every_room_stands_on_a_floor():
         "--version",
         "-h",
         "train --help",
+        "report --help",
+        "settings whitening",
+        "search model query.png",
         "train --nope",
         "train --labeled a --unlabeled b student.step=5",
     ],

@@ -26,8 +26,8 @@ base_model_license: unknown  # of the weights that it started from, if any; fill
 
 # Image embeddings
 
-Say here what the model is for, and what it must not be used for. Only what stands between the two marks below is
-written again when the run is repeated.
+Say here what the model is for, and what it must not be used for. When the run is repeated, only what stands
+between the two marks below is written again.
 
 {BEGIN}
 {END}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,6 +50,20 @@ def list_settings(section: type[BaseModel] = Config, prefix: str = "") -> list[S
             default = default.model_dump() if isinstance(default, BaseModel) else default
             found.append(Setting(f"{prefix}{name}", default, field.description or ""))
     return found
+
+
+def nearest_settings(word: str, most: int = 3) -> list[str]:
+    """Return the names that are nearest to a word, by the whole name or by its last part.
+
+    Examples:
+        >>> nearest_settings("clusterin", 1)
+        ['student.clustering']
+    """
+    near: dict[str, float] = {}
+    for setting in list_settings():
+        name = setting.name
+        near[name] = max(SequenceMatcher(None, word, text).ratio() for text in (name, name.split(".")[-1]))
+    return sorted(near, key=lambda name: -near[name])[:most]
 
 
 def values_of(config: Config) -> dict[str, str]:

@@ -18,6 +18,8 @@ from pml_slade.exceptions import ConfigError
 from pml_slade.exporting import describe_input, export
 from pml_slade.models import build_model, save_model
 
+pytestmark = pytest.mark.once
+
 ONNX = pytest.param("onnx", marks=pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnx"))
 PHOTO = TrunkInput(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", crop=0.875).as_meta()
 

@@ -30,6 +30,6 @@ def report(
     from ..pages.report import report_page
 
     file = output or runs[0] / "report.html"
-    page = report_page(runs, device, workers, batch_size, not quiet)
-    write_atomic(file, page.encode())
-    typer.echo(f"report, {len(page.encode()) / 1e6:.1f} MB: {file}")
+    page = report_page(runs, device, workers, batch_size, not quiet).encode("utf-8", "backslashreplace")
+    write_atomic(file, page)
+    typer.echo(f"report, {len(page) / 1e6:.1f} MB: {file}")

@@ -113,7 +113,7 @@ def _write(
             for rank, match in enumerate(found, 1)
         ]
         text = _csv(rows) if file.suffix.lower() == ".csv" else json.dumps(rows, indent=2) + "\n"
-    write_atomic(file, text.encode())
+    write_atomic(file, text.encode("utf-8", "backslashreplace"))  # names may be any bytes
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:

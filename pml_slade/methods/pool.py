@@ -194,7 +194,7 @@ def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:
 
     Args:
         trainer: whose pool was labeled.
-        folder: gets `pseudo_labels.npy`, a label for each image, -1 where it was left out;
+        folder: it gets `pseudo_labels.npy`, a label for each image, -1 where it was left out;
             `pseudo_labels.csv`, with its path, the distance to its cluster's centre and the cluster's size;
             and `clusters.json`.
         images: of the pool.
@@ -202,6 +202,7 @@ def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:
     import csv
 
     from ..checkpoints import text_file_atomic, write_array_atomic, write_json_atomic
+    from ..datasets.fingerprints import readable_names
 
     labels, clusters = trainer.pool.pseudo_labels, trainer.pool.clusters
     write_json_atomic(folder / "clusters.json", {"summary": str(clusters), **clusters.facts()})
@@ -209,6 +210,8 @@ def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:
     with text_file_atomic(folder / "pseudo_labels.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "cluster", "distance", "size"])
-        for name, label, distance in zip(images.names(), labels.tolist(), clusters.distances.tolist()):
+        for name, label, distance in zip(
+            readable_names(images), labels.tolist(), clusters.distances.tolist()
+        ):
             size = clusters.sizes[label] if label >= 0 else ""
             writer.writerow([name, label, f"{distance:.6f}" if label >= 0 else "", size])

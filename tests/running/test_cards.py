@@ -10,6 +10,8 @@ import pml_slade
 from pml_slade.running.cards import BEGIN, END
 from pml_slade.running.run import Run
 
+pytestmark = pytest.mark.once
+
 NOWHERE = {"labeled": "a", "unlabeled": "b"}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 24, 12, 34
 COLOURS = 8
 """Of the style sheet, --c0 to --c7."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import write_atomic
 from .describing import list_settings, values_of
+from .rows import read_json
 from .settings import Config
 
 logger = logging.getLogger("pml_slade")
@@ -41,21 +43,14 @@ PARTS = {
 }
 
 
-def write_card(
-    folder: Path,
-    config: Config,
-    results: Sequence[dict[str, Any]],
-    best: dict[str, Any],
-    facts: dict[str, Any],
-) -> None:
+def write_card(folder: Path, config: Config, results: Sequence[Any], best: Any) -> None:
     """Write the card into the run's folder; what people wrote around its marks stays, as does another file.
 
     Args:
-        folder: of the run.
+        folder: of the run; it has environment.json.
         config: its settings.
-        results: of its rows, as results.json has them.
+        results: a `Result` for each row.
         best: that of the row whose model is the run's.
-        facts: what environment.json has.
     """
     file = folder / "README.md"
     text = file.read_text(encoding="utf-8") if file.exists() else FRAME
@@ -66,19 +61,25 @@ def write_card(
             "%s is no model card of a run, and stays as it is: it lacks %s or %s.", file, BEGIN, END
         )
         return
-    card = model_card(config, results, best, facts)
+    rows = [asdict(result) for result in results]
+    card = model_card(config, rows, best.title, read_json(folder / "environment.json"))
     write_atomic(file, f"{before}{BEGIN}\n{card}{END}{after}".encode())
 
 
-def model_card(
-    config: Config, results: Sequence[dict[str, Any]], best: dict[str, Any], facts: dict[str, Any]
-) -> str:
-    """Return what a card says of a run, as Markdown; see `write_card` for the arguments."""
+def model_card(config: Config, results: Sequence[dict[str, Any]], title: str, facts: dict[str, Any]) -> str:
+    """Return what a card says of a run, as Markdown.
+
+    Args:
+        config: settings of the run.
+        results: of its rows, as results.json has them.
+        title: of the row whose model is the run's.
+        facts: what environment.json has.
+    """
     model, data = config.model, config.data
     usual = "the default weights of its library" if model.weights == "default" else f"`{model.weights}`"
     weights = "no pretrained weights" if model.weights is None else usual
     lines = [
-        f"The model is the row *{best['title']}* of a run of pml-slade. A `{model.trunk}` that started from "
+        f"The model is the row *{title}* of a run of pml-slade. A `{model.trunk}` that started from "
         f"{weights} turns an image of {data.image_size} × {data.image_size} pixels, "
         f"{'colour' if data.mode == 'RGB' else 'grey'}, into an embedding. Compare embeddings by their "
         "cosine.",

@@ -37,7 +37,7 @@ from .models import (
     model_meta,
     starts_principal,
 )
-from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, read_json, row_settings
+from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, run_stage, seed_everything
 from .teachers import check_teacher_of, teacher_file
@@ -119,14 +119,8 @@ class Run:
         best = self.folder / self.best(results).model
         load_model(best)  # verified before it is copied
         write_atomic(self.folder / "model.safetensors", best.read_bytes())
-        self._write_card(results)
+        write_card(self.folder, self.config, results, self.best(results))
         return results
-
-    def _write_card(self, results: list[Result]) -> None:
-        """Say in a README.md what the model is."""
-        facts = read_json(self.folder / "environment.json")
-        best = asdict(self.best(results))
-        write_card(self.folder, self.config, [asdict(result) for result in results], best, facts)
 
     def best(self, results: list[Result]) -> Result:
         """The row whose model is the run's: the one that validates best; without validation, the last one."""

@@ -25,7 +25,8 @@ from writing import README, RESULTS, by_seed, gained, machine, plus_minus, put_s
 from pml_slade.methods import METHODS
 from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.data import build_splits
-from pml_slade.running.run import Result, Run
+from pml_slade.running.rows import Result
+from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
 
 PAPER = ("teacher", "control", "pseudo", "basis", "slade", "oracle")

@@ -20,7 +20,8 @@ from writing import RESULTS, by_seed, machine, put_section, test
 from pml_slade.reports.tables import METRICS, cell, markdown
 from pml_slade.running.loading import load_config
 from pml_slade.running.pretraining import pretrained_file, run_pretraining
-from pml_slade.running.run import Result, Run
+from pml_slade.running.rows import Result
+from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
 
 ROWS = ("teacher", "control", "slade")

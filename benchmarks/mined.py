@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pml_slade.methods import Job
-from pml_slade.methods.settings import Section
-from pml_slade.methods.slade import Slade
+from pml_slade.methods.slade import Slade, SladeConfig
 from pml_slade.miners import ThresholdPairMiner
 
 PARTS = ("positives", "negatives", "agreeing")
@@ -49,7 +48,7 @@ class PartMiner(ThresholdPairMiner):
         return a1, p, a2, n
 
 
-class PartlyMinedConfig(Section):
+class PartlyMinedConfig(SladeConfig):
     """Settings of the row."""
 
     part: Literal["positives", "negatives", "agreeing"] = Field(

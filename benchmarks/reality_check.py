@@ -30,6 +30,7 @@ import torch
 from writing import RESULTS, machine, put_section
 
 from pml_slade.benchmarker import check_same_settings, rows, run
+from pml_slade.evaluation import interval
 from pml_slade.exceptions import SladeError
 from pml_slade.reports.benchmark import ablation_table, results_table
 from pml_slade.reports.experiments import (
@@ -40,7 +41,7 @@ from pml_slade.reports.experiments import (
     read_experiments,
 )
 from pml_slade.reports.paper import ABLATIONS, Ablation
-from pml_slade.reports.tables import cell, interval
+from pml_slade.reports.tables import cell
 
 ABOUT = """\
 Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch

@@ -14,7 +14,8 @@ import torch
 from writing import test
 
 from pml_slade.running.loading import load_config
-from pml_slade.running.run import Result, Run
+from pml_slade.running.rows import Result
+from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
 
 

@@ -148,6 +148,8 @@ class WatchedPipeline(Run):
 
     def _validate(self, stage: Stage, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         metrics = validate()
+        if stage.trainer.pool is None:  # before the first step
+            return metrics
         file = stage.folder / MEASURED
         epoch = len(stage.history) + 1  # this one joins the history when it has been validated
         before = json.loads(file.read_text()) if file.exists() else []

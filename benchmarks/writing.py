@@ -12,17 +12,17 @@ from statistics import mean
 
 import torch
 
-from pml_slade.reports.tables import interval
-from pml_slade.running.run import Result
+from pml_slade.evaluation import interval
+from pml_slade.running.rows import Result
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS, FINDINGS = ROOT / "docs" / "results.md", ROOT / "docs" / "findings.md"
 
 
-def gained(over: Sequence[float]) -> str:
+def gained(over: Sequence[float], digits: int = 1) -> str:
     """Mean of differences, and half its interval where there is one."""
-    return f"{mean(over):+.1f}{plus_minus(over)}"
+    return f"{mean(over):+.{digits}f}{plus_minus(over, digits)}"
 
 
 def plus_minus(values: Sequence[float], digits: int = 1) -> str:

@@ -24,7 +24,8 @@ from .exceptions import ConfigError, DataError
 from .models import LoadedModel, load_model
 from .running.data import hold_out
 from .running.loading import load_config
-from .running.run import Result, Run
+from .running.rows import Result
+from .running.run import Run
 from .runtime import Runtime, cpu_workers
 from .searching import ImageIndex, Match
 
@@ -184,11 +185,13 @@ class Trained:
         folder: of the run.
         results: one per row, in their order.
         best: the row whose model is the run's.
+        verdict: what they say of the pool, in a few sentences.
     """
 
     folder: Path
     results: list[Result]
     best: Result
+    verdict: str = ""
 
     def model(self, row: str | None = None, device: str = "auto") -> TrainedModel:
         """Return the model of a row, by default the run's."""
@@ -297,7 +300,7 @@ def train(
         splits = _splits(given, chosen)
     run = Run(chosen, progress, splits)
     results = run.run()
-    return Trained(run.folder, results, run.best(results))
+    return Trained(run.folder, results, run.best(results), run.verdict(results))
 
 
 def _model_file(run: PathLike) -> Path:

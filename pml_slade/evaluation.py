@@ -1,10 +1,18 @@
-"""How good embeddings are at retrieval, by PML's own calculator."""
+"""How good embeddings are at retrieval, by PML's own calculator, and how sure that is."""
 
+from collections.abc import Sequence
+from statistics import mean
+
+import faiss
 import numpy as np
+from scipy.stats import t as student_t
 
 from .clustering import checked_embeddings, unit_rows
 from .compat import retrieval_accuracy
 from .exceptions import DataError
+
+BLOCK = 4096
+"""Queries that are looked up at once."""
 
 
 def evaluate(
@@ -45,3 +53,54 @@ def evaluate(
         reference = unit_rows(checked_embeddings(gallery))
         result = retrieval_accuracy(query, labels, reference, np.asarray(gallery_labels))
     return {name: 100 * value for name, value in result.items()}
+
+
+def map_at_r_by_class(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """MAP@R of the queries of each class, in percent, in the order of the classes; of classes of one, none.
+
+    Args:
+        embeddings: (n, d), which are searched among themselves, by cosine.
+        labels: (n,) their true classes.
+
+    Examples:
+        >>> points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2], [0.5, 1.0]])
+        >>> map_at_r_by_class(points, np.array([0, 0, 1, 1, 2]))
+        array([100.,   0.])
+    """
+    unit = unit_rows(checked_embeddings(embeddings))
+    classes, labels, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit)
+    wanted = counts[labels] - 1
+    ranks = np.arange(1, counts.max())
+    totals = np.zeros(len(classes))
+    for start in range(0, len(unit), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(unit)))
+        _, found = index.search(unit[block], int(counts.max()))
+        others = _without_itself(found, block)
+        hit = (labels[others] == labels[block, None]) & (ranks <= wanted[block, None])
+        precision = hit.cumsum(axis=1) / ranks
+        np.add.at(totals, labels[block], (precision * hit).sum(axis=1) / np.maximum(wanted[block], 1))
+    several = counts > 1
+    return 100 * totals[several] / counts[several]
+
+
+def _without_itself(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Neighbours without the query; among duplicates it may be found late, or not at all."""
+    order = np.argsort(found == queries[:, None], axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)[:, :-1]
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Half width of the confidence interval of the mean (Student's t), or None for fewer than two values.
+
+    Examples:
+        >>> round(interval([1.0, 2.0, 3.0]), 2)
+        2.48
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    center = mean(values)
+    spread = (sum((v - center) ** 2 for v in values) / (n - 1)) ** 0.5
+    return float(student_t.ppf((1 + confidence) / 2, n - 1) * spread / n**0.5)

@@ -63,7 +63,10 @@ def trained(folders, tmp_path_factory):
 def test_train_prints_a_table_and_writes_it_as_markdown(trained):
     folder, result = trained
     rows = json.loads((folder / "results.json").read_text())
-    table = (folder / "results.md").read_text().splitlines()
+    text, verdict = (folder / "results.md").read_text().split("\n\n")
+    assert verdict.startswith("On 2 validation classes SLADE has ")
+    assert verdict in result.stdout
+    table = text.splitlines()
     assert table[0] == "| test classes, % | steps | images seen | MAP@R | RP | P@1 |"
     assert len(table) == 2 + len(rows)
     for row, line in zip(rows, table[2:]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from pml_slade.evaluation import evaluate
+from pml_slade.evaluation import evaluate, map_at_r_by_class
 from pml_slade.exceptions import DataError
 
 
@@ -103,3 +103,17 @@ def test_embeddings_that_are_not_finite_are_refused(bad):
         evaluate(points, np.array([0, 0, 1, 1]))
     with pytest.raises(DataError, match="not finite"):
         evaluate(np.eye(4), np.array([0, 0, 1, 1]), points, np.array([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("block", [7, 4096])
+def test_figures_of_classes_are_those_of_the_loop(seed, block, monkeypatch):
+    monkeypatch.setattr("pml_slade.evaluation.BLOCK", block)
+    embeddings, labels = draw(40, 4, seed)
+    labels[0] = 9
+    embeddings[5], labels[5] = embeddings[6], labels[6]
+    found = map_at_r_by_class(embeddings, labels)
+    of_all = reference.retrieval(embeddings.tolist(), labels.tolist())["MAP@R"]
+    counts = np.bincount(labels)[:4]
+    assert len(found) == 4
+    assert np.average(found, weights=counts) == pytest.approx(of_all, abs=1e-3)

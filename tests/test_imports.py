@@ -36,7 +36,7 @@ ONLY = {
     "miners": {"functional", "compat"},
     "checkpoints": {"exceptions"},
     "clustering": {"checks", "exceptions", "lazy"},
-    "reports": {"checkpoints", "exceptions"},
+    "reports": {"checkpoints", "evaluation", "exceptions"},
 }
 FRONTS = ("__init__", "__main__")
 

@@ -24,7 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..running.run import Result
+    from ..running.rows import Result
     from ..running.settings import Config
 
 PRETRAINING_STEPS = 5000
@@ -112,11 +112,11 @@ def _run(config: Config, quiet: bool, verbose: bool) -> None:
     run = Run(config, progress=not quiet)
     with stoppable():
         results = run.run()
-    _show(results, run.folder)
+    _show(results, run.verdict(results), run.folder)
 
 
-def _show(results: list[Result], folder: Path) -> None:
-    """Print the end-of-run table, and write it to the run's folder as Markdown."""
+def _show(results: list[Result], verdict: str, folder: Path) -> None:
+    """Print the end-of-run table and the verdict, and write them to the run's folder as Markdown."""
     from rich.table import Table
 
     from ..checkpoints import write_atomic
@@ -132,5 +132,8 @@ def _show(results: list[Result], folder: Path) -> None:
         table.add_row(*rows[-1])
     console().print(table)
     text = markdown([f"{measured} classes, %", "steps", "images seen", *METRICS], rows)
-    write_atomic(folder / "results.md", f"{text}\n".encode())
+    page = f"{text}\n\n{verdict}".rstrip()
+    write_atomic(folder / "results.md", f"{page}\n".encode())
+    if verdict:
+        typer.echo(verdict)
     typer.echo(f"models, records and this table: {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,18 +37,22 @@ class FeatureStore:
         folder: of one trunk and one set of transforms.
         transforms: of each view; the first is the one of evaluation.
         extract: computes the features of images under a transform.
+        size: of the features of an image under one of them.
         shard: images whose features are written at a time.
 
     Examples:
         >>> import tempfile
         >>> images = ImageDataset(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), mode="L")
-        >>> store = FeatureStore(Path(tempfile.mkdtemp()), [None], lambda part: np.ones((len(part), 3)), 10)
+        >>> store = FeatureStore(Path(tempfile.mkdtemp()), [None], lambda part: np.ones((len(part), 3)), 3)
         >>> store.find(images)[1][0].shape
         (2, 1, 3)
     """
 
-    def __init__(self, folder: Path, transforms: Sequence[Any], extract: Extract, shard: int) -> None:
-        self.folder, self.transforms, self.extract, self.shard = folder, transforms, extract, shard
+    def __init__(
+        self, folder: Path, transforms: Sequence[Any], extract: Extract, size: int, shard: int = 1024
+    ) -> None:
+        self.folder, self.transforms, self.extract = folder, transforms, extract
+        self.size, self.shard = size, shard
         self._places: dict[str, Place] = {}
         self._read: set[Path] = set()
 
@@ -56,6 +61,8 @@ class FeatureStore:
         keys = content_keys(images)
         self._read_shards()
         missing = [i for i, key in enumerate(keys) if key not in self._places]
+        if missing:
+            self.check_space(len(missing))
         for start in range(0, len(missing), self.shard):
             chosen = missing[start : start + self.shard]
             logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
@@ -64,6 +71,26 @@ class FeatureStore:
             self._write([keys[i] for i in chosen], np.stack(views, axis=1))
         self._read_shards()
         return [self._places[key] for key in keys]
+
+    def check_space(self, images: int) -> None:
+        """Refuse to compute what the disk cannot hold.
+
+        Args:
+            images: whose features are not there yet.
+
+        Raises:
+            ConfigError: says how much is needed, and the ways out.
+        """
+        needed = images * len(self.transforms) * self.size * np.dtype(np.float16).itemsize
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise ConfigError(
+                f"model.features: what the frozen part of the trunk gives for {images} images takes "
+                f"{needed / 2**30:.1f} GiB, and {there} has {free / 2**30:.1f} free. Give a folder on "
+                "another disk, fewer model.feature_views, model.train=head, or model.train=all, which keeps "
+                "nothing."
+            )
 
     def _write(self, keys: list[str], features: np.ndarray) -> None:
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ class WholeBasis(PoolMethod):
         """The whole basis (Eq. 2)."""
         from ..losses import FeatureBasisLoss
 
-        ours = {"lr", "warmup", "clusters", "cluster_margin"}  # no arguments of the loss
+        ours = {"lr", "start", "warmup", "clusters", "cluster_margin"}  # no arguments of the loss
         settings: dict[str, Any] = job.student.basis.model_dump(exclude=ours)
         return FeatureBasisLoss(**job.sizes, **settings)
 

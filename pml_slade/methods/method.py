@@ -34,6 +34,7 @@ class Job:
         runtime: device and loader processes.
         images: the splits of the run, and the views of them.
         freeze_batchnorm: keep the trunk's batch norm as it came.
+        knows_photographs: whether the trunk comes with weights, for photographs.
         epoch_steps: between validations.
         seed: of the run.
     """
@@ -47,6 +48,7 @@ class Job:
     runtime: Runtime
     images: Views
     freeze_batchnorm: bool = False
+    knows_photographs: bool = False
     epoch_steps: int = 250
     seed: int = 0
 
@@ -123,9 +125,18 @@ class Method(ABC):
     def images_a_step(self, job: Job) -> int:
         """Training images that it sees in each step."""
 
+    def labeled_batch_size(self, job: Job) -> int:
+        """Labeled images in a step."""
+        return self.training(job).batch_size
+
     def images_per_class(self, job: Job) -> int | None:
-        """Images of each class in a labeled batch; None draws images at random."""
-        return self.training(job).images_per_class
+        """Images of each class in a labeled batch; None draws images at random.
+
+        By default as configured, or as many more as the classes need to fill a batch.
+        """
+        size, classes = self.labeled_batch_size(job), job.num_classes
+        configured = self.training(job).images_per_class
+        return next(m for m in range(configured, size + 1) if size % m == 0 and classes * m >= size)
 
     def build(self, job: Job, models: Models, folder: Path) -> tuple[Any, ModelAverage | None]:
         """Return a PML trainer for the models, and what follows them in training, if anything.
@@ -145,6 +156,23 @@ class Method(ABC):
         if settings.schedule == "cosine":
             trainer.lr_schedulers = build_cosine_schedulers(trainer.optimizers, settings.steps)
         return trainer, average
+
+    def begin(self, job: Job, trainer: Any) -> None:
+        """Let the vectors of the classes start at the means of their embeddings, before the first step."""
+        import torch
+
+        from ..clustering import class_means
+        from ..losses import FeatureBasisLoss
+
+        found = [module for loss in trainer.loss_funcs.values() for module in loss.modules()]
+        bases = [m for m in found if isinstance(m, FeatureBasisLoss) and m.logit_scale is not None]
+        if bases and self.training(job).basis.start == "means":
+            labeled = job.images.splits.labeled
+            model = torch.nn.Sequential(*(trainer.models[name] for name in ("trunk", "embedder")))
+            embeddings = job.runtime.quiet.embed(job.images.plain(labeled), model)
+            means = torch.from_numpy(class_means(embeddings, labeled.known_labels()))
+            for basis in bases:
+                basis.start_from(means.to(basis.W))
 
     @abstractmethod
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:

@@ -66,6 +66,11 @@ class ClassifierConfig(Section):
     """The vectors of the classes: Eq. 3."""
 
     logit_scale: float | None = Field(16.0, gt=0, description="of cosines; null: W f without one")
+    start: Literal["means", "random"] = Field(
+        "means",
+        description="where they start: at the means of the classes' embeddings, unless the trunk knows "
+        "nothing yet, or at random, as the paper's",
+    )
     lr: float = Field(3e-3, gt=0, description="of its vectors")
 
 
@@ -91,7 +96,9 @@ class BasisConfig(ClassifierConfig):
 class TrainingConfig(OptimizerConfig):
     """How a teacher or a student is trained."""
 
-    images_per_class: int = Field(2, ge=2, description="of each class in a batch")
+    images_per_class: int = Field(
+        2, ge=2, description="of each class in a batch, at least: more where few classes have to fill it"
+    )
     schedule: Literal["constant", "cosine"] = "constant"
     embedder_lr: float | None = Field(None, gt=0, description="of the embedder; null: lr")
     average: float | None = Field(

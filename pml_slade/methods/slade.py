@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from .basis import WholeBasis
 from .method import Job
+from .neighbours import Neighbours, NeighboursConfig
+from .settings import Section
 
 if TYPE_CHECKING:
+    from ..averages import ModelAverage
     from .method import Models
+
+
+class SladeConfig(Section):
+    """Settings of the method, beside those of `student`."""
+
+    neighbours: bool | None = Field(
+        None,
+        description="learn from neighbours in the pool in place of clusters, whose vectors suffer where "
+        "clusters are not pure; null: where the trunk has weights, for photographs",
+    )
+    weight: float = Field(8.0, gt=0, description="lambda1 of Eq. 9, for neighbours")
 
 
 class Slade(WholeBasis):
     """The whole method."""
 
     title = "SLADE"
+    Settings = SladeConfig
 
     def pool_miners(self, job: Job, losses: Models) -> dict[str, Any]:
         """Eq. 7, where it is asked for."""
@@ -25,3 +44,18 @@ class Slade(WholeBasis):
         basis: Any = losses["basis_loss"]
         miner = ThresholdPairMiner(basis, basis, distance=basis.similarity, collect_stats=True)
         return {"unlabeled_miner": miner}
+
+    def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
+        """Return one that learns from clusters, or from neighbours."""
+        if not looks_for_neighbours(job):
+            return super().trainer(job, models, average, folder)
+        own = NeighboursConfig(weight=job.own.weight)
+        return Neighbours().trainer(replace(job, own=own), models, average, folder)
+
+
+def looks_for_neighbours(job: Job) -> bool:
+    """Whether the pool is learned from by neighbours."""
+    if job.own is None or job.own.neighbours is None:
+        return job.knows_photographs and job.student.basis.clusters
+    asked: bool = job.own.neighbours
+    return asked

@@ -22,11 +22,9 @@ class Supervised(Method):
         """Labeled images, which make up for the pool's."""
         return job.student.batch_size + job.student.unlabeled_batch_size
 
-    def images_per_class(self, job: Job) -> int:
-        """As configured, or as many more as the classes need to fill a batch."""
-        size, classes = self.images_a_step(job), job.num_classes
-        configured = self.training(job).images_per_class
-        return next(m for m in range(configured, size + 1) if size % m == 0 and classes * m >= size)
+    def labeled_batch_size(self, job: Job) -> int:
+        """All of them."""
+        return self.images_a_step(job)
 
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
         """Return PML's own trainer of a loss."""
@@ -37,7 +35,7 @@ class Supervised(Method):
 
     def recipe(self, job: Job) -> dict[str, Any]:
         """Arguments of the trainer that are the method's own."""
-        return {"batch_size": self.images_a_step(job), "mining_funcs": self.miners(job)}
+        return {"batch_size": self.labeled_batch_size(job), "mining_funcs": self.miners(job)}
 
     def loss(self, job: Job) -> Any:
         """The ranking loss, and the classifier beside it."""

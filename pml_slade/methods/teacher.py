@@ -19,9 +19,5 @@ class Teacher(Supervised):
         """Its batch."""
         return job.teacher.batch_size
 
-    def images_per_class(self, job: Job) -> int:
-        """As configured."""
-        return job.teacher.images_per_class
-
     def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
         """Its batch is checked with the settings themselves."""

@@ -12,7 +12,7 @@ from pml_slade.models.swav_checkpoint import (
     save_swav_checkpoint,
     swav_head,
 )
-from pml_slade.models.trunks import build_model, build_trunk, resolve_trunk_name, trunk_names
+from pml_slade.models.trunks import build_model, build_trunk, named_trunk, resolve_trunk_name, trunk_names
 from pml_slade.models.weights import LoadReport, load_state, load_trunk_weights
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load_state",
     "load_swav_checkpoint",
     "load_trunk_weights",
+    "named_trunk",
     "principal_start",
     "resolve_trunk_name",
     "save_model",

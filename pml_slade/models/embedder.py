@@ -16,6 +16,9 @@ SMALLEST = 1e-6
 class Embedder(nn.Module):
     """A linear layer, or an MLP with ReLU, from the trunk's features to the embedding.
 
+    Features are first centred and scaled by what `start_from` measured, so that one learning rate fits the
+    features of any trunk; until then they are taken as they come.
+
     Args:
         input_size: number of features, the trunk's `output_size`.
         embedding_size: number of embedding dimensions.
@@ -44,6 +47,10 @@ class Embedder(nn.Module):
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.embedding_size = embedding_size
+        self.center: Tensor
+        self.scale: Tensor
+        self.register_buffer("center", torch.zeros(input_size))
+        self.register_buffer("scale", torch.ones(()))
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, features: Tensor) -> Tensor:
@@ -55,11 +62,11 @@ class Embedder(nn.Module):
         Returns:
             Embeddings of shape (N, embedding_size).
         """
-        return self.layers(features)
+        return self.layers((features - self.center) * self.scale)
 
     @torch.no_grad()
     def start_from(self, features: Tensor, whitening: float = 0.5) -> None:
-        """Set the layer to the principal components of features (see `principal_start`).
+        """Let the embedding be the principal components of features (see `principal_start`).
 
         Args:
             features: of the trunk, shape (N, input_size).
@@ -85,8 +92,12 @@ class Embedder(nn.Module):
         if features.ndim != 2 or features.shape[1] != layer.in_features:
             raise DataError(f"features must be (N, {layer.in_features}), got {tuple(features.shape)}.")
         weight, bias = principal_start(features, layer.out_features, whitening)
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+        center = features.mean(0)
+        scale = (features - center).square().sum(1).mean().rsqrt()
+        self.center.copy_(center)
+        self.scale.copy_(scale)
+        layer.weight.copy_(weight / scale)
+        layer.bias.copy_(bias + weight @ center)
 
 
 def principal_start(features: Tensor, embedding_size: int, whitening: float = 0.5) -> tuple[Tensor, Tensor]:

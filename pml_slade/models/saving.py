@@ -153,6 +153,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             f"{path} is not a model that save_model wrote. To start a trunk from it, pass it as "
             "weights to build_trunk."
         )
+    _fill_in(tensors)
     try:
         _check_sizes(meta, tensors)
         TrunkInput.from_meta(meta)
@@ -173,6 +174,14 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         )
     model.load_state_dict(tensors)
     return model.to(device).eval()
+
+
+def _fill_in(tensors: dict[str, Tensor]) -> None:
+    """Files of before know no center and no scale of features."""
+    first = tensors.get("embedder.layers.0.weight")
+    if first is not None and first.ndim == 2:
+        tensors.setdefault("embedder.center", torch.zeros(first.shape[1]))
+        tensors.setdefault("embedder.scale", torch.ones(()))
 
 
 def _check_sizes(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

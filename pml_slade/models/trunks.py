@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ from pml_slade.exceptions import CheckpointError, ConfigError, SladeError
 from pml_slade.models.bninception import as_trunk, import_bninception
 from pml_slade.models.convnet import ConvNet
 from pml_slade.models.embedder import Embedder
+from pml_slade.models.model_file import read_model_meta
 from pml_slade.models.options import check_options
 from pml_slade.models.weights import first_conv, load_trunk_weights
 
@@ -75,6 +77,24 @@ def resolve_trunk_name(name: str) -> str:
         "a name of torchvision or timm, such as 'resnet50', 'torchvision/resnet50' or "
         "'timm/resnet50', or 'bninception'."
     )
+
+
+def named_trunk(weights: Path) -> str | None:
+    """Return the trunk that a file of weights says it is of, or is named after; None if it tells neither.
+
+    Examples:
+        >>> named_trunk(Path("weights/tf_efficientnet_lite0.safetensors"))
+        'timm/tf_efficientnet_lite0'
+        >>> named_trunk(Path("best.pth"))
+    """
+    if weights.suffix == ".safetensors" and weights.is_file():
+        meta = read_model_meta(weights)
+        if meta is not None and isinstance(meta.get("trunk"), str):
+            return str(meta["trunk"])
+    try:
+        return resolve_trunk_name(weights.stem)
+    except ConfigError:
+        return None
 
 
 def build_trunk(

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import mean
 
 from ..checkpoints import write_atomic
+from ..evaluation import interval
 from ..exceptions import ConfigError
 from .experiments import CONCATENATED, SEPARATED, Experiment
 from .paper import ABLATIONS, DATASETS, FRAMEWORKS, ROWS, Ablation, Line, Row
-from .tables import METRICS, MISSING, Cell, Column, Grid, interval
+from .tables import METRICS, MISSING, Cell, Column, Grid
 
 NOT_RUN = "not run"
 OURS = "frwk, init and arch/dim are the paper's; ours are all of [1], and Proxy-Anchor¹ has BN-Inception."

@@ -15,24 +15,10 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
-from scipy.stats import t as student_t
+
+from ..evaluation import interval
 
 METRICS = ("MAP@R", "RP", "P@1")
-
-
-def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """Half width of the confidence interval of the mean (Student's t), or None for fewer than two values.
-
-    Examples:
-        >>> round(interval([1.0, 2.0, 3.0]), 2)
-        2.48
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    center = mean(values)
-    spread = (sum((v - center) ** 2 for v in values) / (n - 1)) ** 0.5
-    return float(student_t.ppf((1 + confidence) / 2, n - 1) * spread / n**0.5)
 
 
 def cell(values: Sequence[float], digits: int = 1) -> str:

@@ -164,19 +164,12 @@ def build_views(config: Config, splits: Splits) -> Views:
     """The splits, and the views of their images that the settings ask for."""
     data = config.data
     expected = build_trunk_input(config)
-    return Views(splits, data.transform, data.image_size, data.mode, data.augmentation, expected)
+    strength = data.augmentation or "strong"
+    return Views(splits, data.transform, data.image_size, data.mode, strength, expected)
 
 
 def check_batches(config: Config, splits: Splits) -> None:
-    """Refuse batches that the labeled classes or the pool cannot fill, before anything is trained."""
-    for name, stage in (("teacher", config.teacher), ("student", config.student)):
-        needed = stage.batch_size // stage.images_per_class
-        if splits.labeled.num_classes < needed:
-            raise DataError(
-                f"{name}.batch_size={stage.batch_size} with {name}.images_per_class={stage.images_per_class} "
-                f"takes {needed} classes a batch, but {splits.labeled.num_classes} are labeled: lower "
-                f"{name}.batch_size."
-            )
+    """Refuse batches that the pool cannot fill, before anything is trained."""
     if len(splits.unlabeled) < config.student.unlabeled_batch_size:
         raise DataError(
             f"the pool has {len(splits.unlabeled)} images, fewer than "

@@ -69,15 +69,9 @@ def build_feature_views(config: Config, views: Views, part: SplitTrunk, runtime:
         seed_everything(0, len(images))
         return runtime.embed(images, part.first)
 
-    return FeatureViews(
-        views.splits, kind, size, mode, views.strength, expected,
-        store=FeatureStore(_folder(config, part, each), each, extract, _shard(part.size, len(each))),
-    )  # fmt: skip
-
-
-def _shard(size: int, views: int) -> int:
-    """Images whose features are computed and written at a time."""
-    return max(16, min(MOST_IMAGES, MOST_VALUES // (size * views)))
+    shard = max(16, min(MOST_IMAGES, MOST_VALUES // (part.size * len(each))))
+    store = FeatureStore(_folder(config, part, each), each, extract, part.size, shard)
+    return FeatureViews(views.splits, kind, size, mode, views.strength, expected, store=store)
 
 
 def _folder(config: Config, part: SplitTrunk, each: Sequence[object]) -> Path:

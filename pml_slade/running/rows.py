@@ -51,6 +51,31 @@ class Inputs:
     starts_from: str | None = None
 
 
+@dataclass(frozen=True)
+class Result:
+    """What one row came to.
+
+    Attributes:
+        row: key of its method.
+        title: for people.
+        steps: optimizer steps, those of the teacher it started from not counted.
+        images: training images seen in them.
+        validation: MAP@R, RP, P@1 on the validation classes in percent, or None.
+        validation_classes: MAP@R of each of these, or None.
+        test: likewise on the test classes.
+        model: file of the final models, relative to the run's folder.
+    """
+
+    row: str
+    title: str
+    steps: int
+    images: int
+    validation: dict[str, float] | None
+    test: dict[str, float] | None
+    model: str
+    validation_classes: list[float] | None = None
+
+
 class Row:
     """The folder of a row.
 

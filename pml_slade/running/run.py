@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
-from ..evaluation import evaluate
+from ..evaluation import evaluate, map_at_r_by_class
 from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
@@ -37,39 +37,17 @@ from .models import (
     model_meta,
     starts_principal,
 )
-from .rows import Inputs, Row, clear_leftovers, keep_lists, list_parts, row_settings
+from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, run_stage, seed_everything
 from .teachers import check_teacher_of, teacher_file
+from .verdict import verdict
 
 logger = logging.getLogger("pml_slade")
 
 PACKAGES = ("pml-slade", "torch", "torchvision", "pytorch-metric-learning", "numpy")
 NOT_TRAINED = "not trained yet"
 Models = dict[str, torch.nn.Module]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one row came to.
-
-    Attributes:
-        row: key of its method.
-        title: for people.
-        steps: optimizer steps, those of the teacher it started from not counted.
-        images: training images seen in them.
-        validation: MAP@R, RP, P@1 on the validation classes in percent, or None.
-        test: likewise on the test classes.
-        model: file of the final models, relative to the run's folder.
-    """
-
-    row: str
-    title: str
-    steps: int
-    images: int
-    validation: Metrics | None
-    test: Metrics | None
-    model: str
 
 
 class Run:
@@ -92,8 +70,10 @@ class Run:
         self.folder = Path(config.output)
         check_model(config)
         self.views = data.build_views(config, splits or data.build_splits(config))
-        self.runtime = data.build_runtime(config, progress)
+        self.reading = data.build_runtime(config, progress)
         self.is_frozen = config.model.train != "all"
+        # What a frozen part gives is read from mapped files: faster than other processes would send it.
+        self.runtime = replace(self.reading, workers=0) if self.is_frozen else self.reading
         self._check()
 
     @property
@@ -129,6 +109,10 @@ class Run:
         validated = [result for result in usable if result.validation is not None]
         return max(validated, key=_map_at_r) if validated else usable[-1]
 
+    def verdict(self, results: list[Result]) -> str:
+        """What the results say of the pool, in a few sentences."""
+        return verdict(results, self.config.chosen)
+
     def job(self, method: Method) -> Job:
         """What a method works with here."""
         config, labeled = self.config, self.splits.labeled
@@ -143,7 +127,8 @@ class Run:
             embedding_size=config.model.embedding_size,
             runtime=self.runtime,
             images=self.views,
-            freeze_batchnorm=config.model.freeze_batchnorm,
+            freeze_batchnorm=bool(config.model.freeze_batchnorm),
+            knows_photographs=config.knows_photographs,
             epoch_steps=config.epoch_steps,
             seed=config.seed,
         )
@@ -166,7 +151,7 @@ class Run:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
         if self.config.pretraining.steps and self.config.teacher.run is None:
-            pretraining.check(self.config, self._pretraining_images, self.runtime)
+            pretraining.check(self.config, self._pretraining_images, self.reading)
 
     @cached_property
     def trunk(self) -> torch.nn.Module:
@@ -177,7 +162,7 @@ class Run:
     @cached_property
     def feature_views(self) -> FeatureViews:
         """What the frozen part of the trunk makes of the images."""
-        return build_feature_views(self.config, self.views, split(self.config, self.trunk), self.runtime)
+        return build_feature_views(self.config, self.views, split(self.config, self.trunk), self.reading)
 
     def _inputs(self, method: Method) -> Inputs:
         """What a row would be made from now."""
@@ -277,7 +262,10 @@ class Run:
             np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
         )
         seed_everything(seed)
-        trainer, average = method.build(replace(job, images=self._images), models, folder)
+        job = replace(job, images=self._images)
+        trainer, average = method.build(job, models, folder)
+        if method.starts_from_teacher or starts_principal(config):
+            method.begin(job, trainer)
         stage = Stage(
             name=method.title + (f" {turn}/{turns}" if turns > 1 else ""),
             folder=folder,
@@ -320,11 +308,11 @@ class Run:
 
         def validate(trunk: torch.nn.Module) -> Metrics:
             assert validation is not None
-            vectors = self.runtime.quiet.embed(self.views.plain(validation), trunk)
+            vectors = self.reading.quiet.embed(self.views.plain(validation), trunk)
             return evaluate(vectors, validation.known_labels())
 
         measured = None if validation is None else validate
-        return pretraining.pretrain(config, self._pretraining_images, self.runtime, measured)
+        return pretraining.pretrain(config, self._pretraining_images, self.reading, measured)
 
     @property
     def _pretraining_images(self) -> pretraining.Images:
@@ -332,16 +320,26 @@ class Run:
 
     def _measure(self, method: Method, models: Models) -> Result:
         job, splits = self.job(method), self.splits
+        validation, by_class = self._validation(models)
         steps = method.training(job).steps * self._turns(method) if method.trains else 0
         return Result(
             row=method.key,
             title=method.title,
             steps=steps,
             images=steps * method.images_a_step(job),
-            validation=None if splits.validation is None else self._evaluate(models, splits.validation),
+            validation=validation,
+            validation_classes=by_class,
             test=None if splits.test is None else self._evaluate(models, splits.test, splits.gallery),
             model=str(self._model_file(method).relative_to(self.folder)),
         )
+
+    def _validation(self, models: Models) -> tuple[Metrics | None, list[float] | None]:
+        """Figures on the validation classes, and MAP@R of each of them."""
+        validation = self.splits.validation
+        if validation is None:
+            return None, None
+        embeddings, labels = self._embed(models, validation), validation.known_labels()
+        return evaluate(embeddings, labels), map_at_r_by_class(embeddings, labels).round(4).tolist()
 
     def _evaluate(
         self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None

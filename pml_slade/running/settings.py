@@ -21,6 +21,8 @@ from ..methods import METHODS, Method, PoolMethod, find_method
 from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
 from ..methods.teacher import Teacher
 
+USUAL_TRUNK = "resnet50"
+
 
 class DataConfig(Section):
     """Where the images come from."""
@@ -72,8 +74,10 @@ class DataConfig(Section):
     transform: Literal["photo", "small"] = Field(
         "photo", description="random crops and flips, or turns, shears and shifts for small drawings"
     )
-    augmentation: Literal["mild", "strong"] = Field(
-        "strong", description="strong: colours, grey and blur, too; for small drawings, elastic distortion"
+    augmentation: Literal["mild", "strong"] | None = Field(
+        None,
+        description="strong: colours, grey and blur, too; for small drawings, elastic distortion; null: mild "
+        "for photographs, whose colours tell classes apart, strong for drawings",
     )
     workers: int | None = Field(
         None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
@@ -91,7 +95,9 @@ class ModelConfig(Section):
     """What embeds the images."""
 
     trunk: str = Field(
-        "resnet50", description="convnet, bninception, or any torchvision or timm model by name"
+        "",
+        description="convnet, bninception, or any torchvision or timm model by name; empty: the one that the "
+        "file of weights says it is of, or is named after, else resnet50",
     )
     weights: str | None = Field("default", description="default (the library's), a file, or null")
     trunk_options: dict[str, Any] = Field(
@@ -105,18 +111,21 @@ class ModelConfig(Section):
         "trunk's features of labeled images and pool; auto: these where the trunk has weights",
     )
     embedder_whitening: float = Field(
-        0.5, ge=0, le=1, description="divide these components by their deviations to this power"
+        0.25, ge=0, le=1, description="divide these components by their deviations to this power"
     )
-    train: str = Field(
-        "all",
+    train: str | None = Field(
+        None,
         description="all; head: the trunk is frozen, and its features are computed once; last: its last "
         "stages, with a quarter of its weights or more, are trained, and what they start from is computed "
-        "once; or the module that these begin with, such as layer4",
+        "once; or the module that these begin with, such as layer4; null: last where the trunk has weights "
+        "and the images are photographs, else all",
     )
     feature_views: int = Field(5, ge=1, description="augmented views of each image, where a part is frozen")
     features: Path = Field(Path("features"), description="folder of what a frozen part gives, for many runs")
-    freeze_batchnorm: bool = Field(
-        False, description="keep the trunk's batch norm as it came, as the reality check does"
+    freeze_batchnorm: bool | None = Field(
+        None,
+        description="keep the trunk's batch norm as it came, as the reality check does; null: where only its "
+        "last stages are trained",
     )
 
     @field_validator("trunk_options")
@@ -221,6 +230,12 @@ class Config(Section):
         """Settings of a method itself."""
         return getattr(self.methods, method.key, None) or method.Settings()
 
+    @property
+    def knows_photographs(self) -> bool:
+        """Whether the trunk comes with weights, for photographs."""
+        model, stage = self.model, self.pretraining
+        return model.weights is not None and not stage.steps and self.data.transform == "photo"
+
     @field_validator("rows", mode="before")
     @classmethod
     def _listed(cls, rows: Any) -> Any:
@@ -237,6 +252,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        self._fill_in()
         self._check_data()
         if not self.rows and not self.pretraining.steps:
             raise ValueError("rows is empty, and pretraining.steps is 0: there is nothing to do")
@@ -256,6 +272,17 @@ class Config(Section):
                 "this out"
             )
         return self
+
+    def _fill_in(self) -> None:
+        """Give settings that depend on others their values."""
+        data, model = self.data, self.model
+        model.trunk = model.trunk or _trunk_of(model.weights)
+        if data.augmentation is None:
+            data.augmentation = "mild" if data.transform == "photo" else "strong"
+        if model.train is None:
+            model.train = "last" if self.knows_photographs else "all"
+        if model.freeze_batchnorm is None:
+            model.freeze_batchnorm = model.train != "all"
 
     def _check_steps(self) -> None:
         stages: dict[str, OptimizerConfig] = {"pretraining": self.pretraining}
@@ -305,6 +332,15 @@ class Config(Section):
     def to_yaml(self) -> str:
         """The resolved settings as YAML that `load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _trunk_of(weights: str | None) -> str:
+    """The trunk that a file of weights is of."""
+    if weights in (None, "default"):
+        return USUAL_TRUNK
+    from ..models import named_trunk  # its room is slow to import
+
+    return named_trunk(Path(weights).expanduser()) or USUAL_TRUNK
 
 
 def explain(error: Any, section: type[BaseModel], prefix: str = "") -> str:

@@ -78,7 +78,8 @@ def run_stage(stage: Stage) -> None:
     """Train, going on after the last checkpoint; leaves the best weights in `stage.models`, or the last ones.
 
     "Best" is the highest validation MAP@R, the earlier one where two are equal; with a tolerance, the last
-    epoch that is as good but for that.
+    epoch that is as good but for that. What the stage starts from is validated, too, and is kept if training
+    makes it worse.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -86,6 +87,8 @@ def run_stage(stage: Stage) -> None:
     """
     checkpoints = Checkpoints(stage.folder / "checkpoints")
     done = _restore(stage, checkpoints)
+    if not done and stage.validate is not None and stage.keep_best:
+        _keep_best(stage, 0, stage.validate()["MAP@R"])
     records = _Records(stage.folder / "records", stage.history)
     trainer = stage.trainer
     bar = tqdm(
@@ -99,8 +102,9 @@ def run_stage(stage: Stage) -> None:
             row = {"epoch": float(epoch), **_train_epoch(stage, epoch, bar)}
             if stage.validate is not None:
                 row |= stage.validate()
+                if stage.keep_best:
+                    _keep_best(stage, epoch, row["MAP@R"])
             stage.history.append(row)
-            _keep_best(stage, epoch, row)
             checkpoints.save(_state(stage), epoch)
             records.add(row)
             bar.set_postfix_str(_brief(row))
@@ -156,13 +160,11 @@ def seed_everything(seed: int, *parts: int) -> None:
     np.random.seed(state)  # noqa: NPY002  PML's samplers draw from the global generator
 
 
-def _keep_best(stage: Stage, epoch: int, row: Metrics) -> None:
-    if stage.validate is None or not stage.keep_best:
-        return
+def _keep_best(stage: Stage, epoch: int, score: float) -> None:
     highest = -math.inf if stage.best is None else stage.best["score"]
-    if row["MAP@R"] > highest or (stage.tolerance and row["MAP@R"] >= highest - stage.tolerance):
+    if score > highest or (stage.tolerance and score >= highest - stage.tolerance):
         models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.models.items()}
-        stage.best = {"score": max(row["MAP@R"], highest), "epoch": epoch, "models": models}
+        stage.best = {"score": max(score, highest), "epoch": epoch, "models": models}
 
 
 def _state(stage: Stage) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pml_slade.datasets import glyphs as drawn
 from pml_slade.datasets.duplicates import find_duplicates
 from pml_slade.datasets.glyph_letters import candidates, distinct
 from pml_slade.datasets.glyph_rendering import FACES, Face, distort, fit
-from pml_slade.datasets.glyphs import MIN_FACES, glyphs, glyphs_splits
+from pml_slade.datasets.glyphs import glyphs, glyphs_splits
 from pml_slade.datasets.splits import class_names
 from pml_slade.exceptions import ConfigError, DataError
 
@@ -39,7 +40,7 @@ def test_no_class_is_in_two_parts():
 
 def test_each_letter_comes_in_enough_faces():
     counts = np.bincount(glyphs().labels)
-    assert counts.min() >= MIN_FACES
+    assert counts.min() >= drawn.MIN_FACES
     assert counts.max() <= len(FACES)
 
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.models import build_model, load_model, save_model
+from pml_slade.models.model_file import read_model_file, write_model_file
 
 META = {
     "trunk": "convnet",
@@ -161,3 +162,15 @@ def test_a_trunk_that_the_libraries_lack_is_an_error_with_the_versions(path, mon
     monkeypatch.setattr("pml_slade.models.trunks.ConvNet", fail)
     with pytest.raises(CheckpointError, match=r"cannot be built here.*torch.*install these"):
         load_model(path)
+
+
+def test_a_file_of_before_has_features_taken_as_they_come(path, models):
+    meta, tensors = read_model_file(path)
+    for name in ("center", "scale"):
+        del tensors[f"embedder.{name}"]
+    write_model_file(path, json.dumps(meta), tensors)
+    embedder = load_model(path).embedder
+    assert (embedder.center == 0).all()
+    assert embedder.scale == 1
+    features = torch.rand(2, models["trunk"].output_size)
+    assert torch.equal(embedder(features), models["embedder"](features))

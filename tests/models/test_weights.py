@@ -74,7 +74,7 @@ def test_a_model_that_save_model_wrote_starts_a_trunk(tmp_path, trunk, source):
     path = save_model(tmp_path, models, META)
     report = load_trunk_weights(trunk, path)
     assert same(trunk, source.state_dict())
-    assert sorted(report.unexpected) == ["embedder.layers.0.bias", "embedder.layers.0.weight"]
+    assert {name.split(".")[0] for name in report.unexpected} == {"embedder"}
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "model.backbone."])

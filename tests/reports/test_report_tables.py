@@ -5,7 +5,8 @@ import math
 import pytest
 from scipy import stats
 
-from pml_slade.reports.tables import cell, interval, markdown
+from pml_slade.evaluation import interval
+from pml_slade.reports.tables import cell, markdown
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0], [30.1, 30.4, 29.7], [5.0, 9.0, 2.0, 7.5, 6.0]])

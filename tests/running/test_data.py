@@ -103,13 +103,13 @@ def test_no_warning_where_no_validation_is_wanted(folders, tmp_path, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_a_batch_of_more_classes_than_are_labeled_is_refused(tmp_path, stage, in_memory):
-    config = small_config(NOWHERE, tmp_path / "run", f"{stage}.batch_size=22")
-    with pytest.raises(
-        DataError, match=rf"{stage}\.batch_size=22 .* takes 11 classes .* 10 are labeled: lower {stage}"
-    ):
-        Run(config)
+@pytest.mark.parametrize(("size", "per_class"), [(20, 2), (24, 3), (40, 4), (22, 11)])
+def test_where_classes_are_few_a_batch_has_more_images_of_each(tmp_path, size, per_class, in_memory):
+    run = Run(small_config(NOWHERE, tmp_path / "run", "rows=slade", f"student.batch_size={size}"))
+    teacher, slade = run.config.chosen
+    assert run.job(teacher).num_classes == 10
+    assert teacher.images_per_class(run.job(teacher)) == 2
+    assert slade.images_per_class(run.job(slade)) == per_class
 
 
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path, in_memory):

@@ -1,6 +1,7 @@
 """A start that is measured, an embedder that starts from it, a frozen trunk, neighbours in the pool."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pml_slade.running import frozen
 from pml_slade.running.models import build_models
 from pml_slade.running.run import Run
 from pml_slade.runtime import Runtime
+from pml_slade.trainers import NeighbourTrainer
 
 pytestmark = pytest.mark.once
 
@@ -62,11 +64,13 @@ def test_the_embedder_starts_at_principal_components_of_labeled_images_and_pool(
     )  # fmt: skip
     features = np.concatenate([features_of(tmp_path, part) for part in ("labeled", "unlabeled")])
     weight, bias = principal_start(torch.from_numpy(features), 8, 0.25)
-    layer = load_model(tmp_path / "run" / "teacher").embedder.layers[0]
-    scale = weight.abs().max().item()
-    products = [m @ m.T for m in (layer.weight, weight)]
-    assert torch.allclose(*products, rtol=0.05, atol=0.05 * scale**2)
-    assert layer.bias.norm().item() == pytest.approx(bias.norm().item(), rel=0.05)
+    embedder = load_model(tmp_path / "run" / "teacher").embedder.double()
+    features = torch.from_numpy(features).double()
+    expected = features @ weight.double().T + bias
+    assert torch.allclose(embedder(features).square().sum(), expected.square().sum(), rtol=0.05)
+    assert torch.allclose(
+        torch.cdist(embedder(features), embedder(features)), torch.cdist(expected, expected), atol=0.1
+    )
 
 
 def test_of_a_teacher_that_starts_from_the_pool_a_changed_pool_is_refused(run, tmp_path):
@@ -172,3 +176,39 @@ def test_neighbours_are_resumed_to_the_bit(run, tmp_path, monkeypatch):
     run("rows=[neighbours]")
     first, second = (tmp_path / output / "neighbours" / "model.safetensors" for output in ("unbroken", "run"))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "neighbours"),
+    [
+        (("methods.slade.neighbours=true",), True),
+        (("model.weights=here.pth", "data.transform=photo", "data.image_size=32"), True),
+        (("model.weights=here.pth",), False),
+        (("model.weights=here.pth", "data.transform=photo", "methods.slade.neighbours=false"), False),
+        (("model.weights=here.pth", "data.transform=photo", "student.basis.clusters=false"), False),
+        (("data.transform=photo",), False),
+    ],
+)
+def test_slade_learns_from_neighbours_where_the_trunk_knows_photographs(
+    tmp_path, monkeypatch, settings, neighbours
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save(build_models(small_config(NOWHERE, tmp_path / "run", *BEST))["trunk"].state_dict(), "here.pth")
+    run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
+    method = run.config.chosen[-1]
+    trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
+    assert isinstance(trainer, NeighbourTrainer) == neighbours
+    assert trainer.loss_weights["unlabeled_metric_loss"] == (8 if neighbours else 2)
+
+
+def test_slade_of_neighbours_is_that_row(run, tmp_path):
+    slade = ("methods.slade.neighbours=true", "methods.slade.weight=3")
+    results = run("rows=[neighbours, slade]", *slade, "methods.neighbours.weight=3")
+    assert results["slade"].images == results["neighbours"].images
+    assert results["slade"].title == "SLADE"
+
+
+def test_features_that_no_disk_holds_are_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Namespace(free=1000))
+    with pytest.raises(ConfigError, match=r"model\.features: .*takes 0\.0 GiB, .*model\.train=all"):
+        run(HEAD)

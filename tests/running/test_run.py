@@ -259,7 +259,7 @@ def test_the_second_turn_starts_where_the_first_ended(run):
 
 @pytest.mark.once
 def test_validation_picks_the_best_epoch_and_not_the_last(run):
-    run.scores = [10.0, 90.0, 50.0]
+    run.scores = [0.0, 10.0, 90.0, 50.0]  # the first of where it starts
     run("rows=[teacher]", "teacher.steps=12")
     chosen = parameters(run.model("teacher"))
     run.data = replace(run.data, validation=None)
@@ -283,7 +283,7 @@ def test_without_validation_and_test_the_last_epoch_is_taken_and_nothing_measure
 def test_test_classes_are_measured_once_per_row_when_its_training_is_over(run):
     run(ALL, AVERAGED)
     epochs = ["train", "validation"] * 2
-    assert run.events == [*epochs, "validation", "test"] * (1 + len(STUDENTS))
+    assert run.events == ["validation", *epochs, "validation", "test"] * (1 + len(STUDENTS))
 
 
 @pytest.mark.once
@@ -489,13 +489,15 @@ def test_the_folder_holds_all_that_was_promised(run):
 @pytest.mark.parametrize(("scores", "best"), [((20, 30, 25), "control"), ((40, 30, 25), "teacher")])
 def test_the_model_of_the_folder_is_that_of_the_row_that_validates_best(run, scores, best):
     run("rows=[control, pseudo]")
-    run.scores = [score for score in scores for _ in range(3)]  # two epochs, and once more in the end
+    run.scores = [
+        score for score in scores for _ in range(4)
+    ]  # the start, two epochs, and once more in the end
     run("rows=[control, pseudo]", folder="again")
     assert contents(run.folder / "model.safetensors") == run.weights(best)
 
 
 def test_the_model_of_the_folder_is_never_the_oracles(run):
-    run.scores = [float(10 * n) for n in range(1, 7)]
+    run.scores = [float(10 * n) for n in range(1, 9)]
     run("rows=[oracle]")
     assert contents(run.folder / "model.safetensors") == run.weights("teacher")
 
@@ -765,7 +767,7 @@ def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypa
     trainer = run.trainers[1]
     average, last = (parameters(torch.nn.ModuleDict(m)) for m in (trainer.teacher, trainer.models))
     assert not torch.allclose(average, last)
-    epochs = validated[:2]
+    epochs = validated[1:3]
     assert torch.equal(labeled[0], parameters(run.model("teacher")))
     assert torch.equal(labeled[1], epochs[0])
     assert torch.equal(epochs[1], average)

@@ -8,6 +8,7 @@ from images import drawings, png
 
 from pml_slade.exceptions import ConfigError
 from pml_slade.methods import METHODS
+from pml_slade.models import build_model, save_model
 from pml_slade.presets import preset_names
 from pml_slade.running.loading import load_config
 from pml_slade.running.settings import Config
@@ -372,3 +373,41 @@ def test_paper_is_the_recipe_of_the_paper():
     assert (config.teacher.average, config.student.average, config.tolerance) == (None, None, 0)
     assert (config.teacher.images_per_class, config.student.images_per_class) == (4, 4)
     assert not config.teacher.classifier
+
+
+@pytest.mark.parametrize(
+    ("settings", "trunk"),
+    [
+        ((), "resnet50"),
+        (("model.weights=some/timm_of_mine.pth",), "resnet50"),
+        (("model.weights=some/tf_efficientnet_lite0.safetensors",), "timm/tf_efficientnet_lite0"),
+        (("model.weights=some/resnet18.pth",), "torchvision/resnet18"),
+        (("model.weights=some/resnet18.pth", "model.trunk=convnet"), "convnet"),
+    ],
+)
+def test_the_trunk_is_the_one_that_its_weights_are_named_after(settings, trunk):
+    assert load_config(None, [*FOLDERS, *settings]).model.trunk == trunk
+
+
+def test_the_trunk_is_the_one_that_a_model_of_ours_says_it_has(tmp_path):
+    models = build_model("timm/resnet10t", 4)
+    meta = {"trunk": "timm/resnet10t", "embedding_size": 4, "hidden_sizes": [], "in_channels": 3}
+    path = save_model(tmp_path / "any.safetensors", models, meta)
+    assert load_config(None, [*FOLDERS, f"model.weights={path}"]).model.trunk == "timm/resnet10t"
+
+
+@pytest.mark.parametrize(
+    ("settings", "train", "strength"),
+    [
+        ((), "last", "mild"),
+        (("model.weights=null",), "all", "mild"),
+        (("data.transform=small",), "all", "strong"),
+        (("model.train=head", "data.augmentation=strong"), "head", "strong"),
+        (("pretraining.steps=250",), "all", "mild"),
+    ],
+)
+def test_photographs_and_weights_say_what_is_trained_and_how_images_are_distorted(settings, train, strength):
+    config = load_config(None, [*FOLDERS, *settings])
+    assert (config.model.train, config.data.augmentation) == (train, strength)
+    assert config.model.freeze_batchnorm == (train != "all")
+    assert load_config(None, None, config.model_dump(mode="json")) == config

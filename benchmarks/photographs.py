@@ -1,0 +1,200 @@
+"""What a pool of photographs is worth, with a pretrained trunk; writes docs/results.md.
+
+    python benchmarks/photographs.py FOLDER --weights FILE
+
+FOLDER holds the folders birds (CUB-200), flowers (Oxford Flowers 102) and cars (Cars-196), each with a folder
+of photographs a class, FILE the trunk's weights. Classes are sorted by name, and the last half is the test.
+Of the first half, shuffled by the seed, two fifths are labeled and three fifths are the pool; a fifth of the
+labeled classes validates. --development leaves the last half alone: the seed draws a third of the first half
+to score on, and splits the rest. What was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from runs import in_parallel
+from writing import RESULTS, gained, machine, plus_minus, put_section, test
+
+from pml_slade.datasets.folders import open_images
+from pml_slade.datasets.images import ImageDataset
+from pml_slade.datasets.splits import Splits
+from pml_slade.methods import METHODS
+from pml_slade.reports.tables import cell, markdown
+from pml_slade.running.loading import load_config
+from pml_slade.running.rows import Result
+from pml_slade.running.run import Run
+
+SETS = {"birds": "Birds (CUB-200)", "flowers": "Flowers (Oxford 102)", "cars": "Cars (Cars-196)"}
+POOLS = {
+    "whole": "the pool's classes, whole",
+    "open": "half of each labeled class is in the pool, too, unlabeled",
+    "mixed": "two thirds of the pool are other photographs",
+}
+WITHOUT = ("start", "teacher", "control")
+PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated", "neighbours")
+ROWS = (*WITHOUT, *PEERS, "slade", "oracle")
+LABELED, VALIDATION, DEVELOPMENT = 2 / 5, 1 / 5, 1 / 3
+Trial = tuple[str, str, int]
+"""Set, pool, seed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds birds, flowers, cars")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as in pml-slade train")
+    parser.add_argument("--weights", type=Path, required=True, help="of the trunk")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--pools", nargs="+", choices=POOLS, default=["whole"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(ROWS))
+    parser.add_argument("--size", type=int, default=96, help="pixels a side")
+    parser.add_argument("--development", action="store_true", help="score on classes of the first half")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto")
+    parser.add_argument("--runs", type=Path, default=Path("runs/photographs"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file the results are written to")
+    args = parser.parse_args()
+    trials = [(name, pool, seed) for name in args.sets for pool in args.pools for seed in args.seeds]
+    in_parallel(args.jobs, partial(train, args), trials)
+    for name in args.sets:
+        for pool in args.pools:
+            text = section(args, name, pool)
+            print(text, flush=True)
+            if not args.development:
+                put_section(args.results, f"photographs {name} {pool}", text)
+
+
+def train(args: argparse.Namespace, trial: Trial) -> None:
+    """Train the rows of a run that are not trained yet."""
+    name, pool, seed = trial
+    settings = [
+        *("data.kind=given", f"data.image_size={args.size}", "data.check_duplicates=false"),
+        *(f"model.weights={args.weights}", f"model.features={args.runs / 'features'}"),
+        *(f"rows={json.dumps(args.rows)}", f"seed={seed}", f"output={folder(args, trial)}"),
+        *("data.workers=1", f"device={args.device}", *args.overrides),
+    ]
+    splits = split(args.folder, name, pool, seed, args.development)
+    results = Run(load_config(None, settings), progress=False, splits=splits).run()
+    scores = ", ".join(f"{result.row} {test(result)['MAP@R']:.2f}" for result in results)
+    print(f"{name}, {pool}, seed {seed}: {scores}", flush=True)
+
+
+def folder(args: argparse.Namespace, trial: Trial) -> Path:
+    """Where a run lies."""
+    kind = "development" if args.development else "test"
+    path: Path = args.runs / kind / trial[0] / trial[1] / str(trial[2])
+    return path
+
+
+def split(root: Path, name: str, pool: str, seed: int, development: bool = False) -> Splits:
+    """The parts of a set.
+
+    Args:
+        root: holds the sets.
+        name: of the set.
+        pool: one of POOLS.
+        seed: draws classes and images.
+        development: score on classes of the first half.
+    """
+    images = open_images(root / name, mode="RGB")
+    rng = np.random.default_rng(seed)
+    half = images.num_classes // 2
+    first, scored = rng.permutation(half), np.arange(half, images.num_classes)
+    if development:
+        scored, first = np.split(first, [round(DEVELOPMENT * half)])
+    labeled, unlabeled = np.split(first, [round(LABELED * len(first))])
+    validation, labeled = np.split(labeled, [max(round(VALIDATION * len(labeled)), 2)])
+    parts = {"unlabeled": _of(images, unlabeled), "labeled": _of(images, labeled)}
+    if pool == "open":
+        parts["labeled"], left = _halves(parts["labeled"], rng)
+        parts["unlabeled"] = _join(parts["unlabeled"], left)
+    elif pool == "mixed":
+        others = [open_images(root / other, mode="RGB") for other in SETS if other != name]
+        parts["unlabeled"] = _mixed(parts["unlabeled"], others, rng)
+    return Splits(**parts, validation=_of(images, validation), test=_of(images, scored), name=name)
+
+
+def _of(images: ImageDataset, classes: np.ndarray) -> ImageDataset:
+    return images.subset(np.flatnonzero(np.isin(images.known_labels(), classes))).relabel()
+
+
+def _halves(images: ImageDataset, rng: np.random.Generator) -> tuple[ImageDataset, ImageDataset]:
+    """Two halves of each class."""
+    labels = images.known_labels()
+    shuffled = [rng.permutation(np.flatnonzero(labels == c)) for c in range(images.num_classes)]
+    kept = np.concatenate([part[: (len(part) + 1) // 2] for part in shuffled])
+    return images.subset(np.sort(kept)), images.subset(np.setdiff1d(np.arange(len(images)), kept))
+
+
+def _mixed(pool: ImageDataset, others: Sequence[ImageDataset], rng: np.random.Generator) -> ImageDataset:
+    """A pool and twice as many photographs of other sets, each of which is a class of its own."""
+    share = 2 * len(pool) // len(others)
+    for other in others:
+        chosen = other.subset(np.sort(rng.choice(len(other), share, replace=False)))
+        pool = _join(pool, ImageDataset(chosen.names(), np.arange(share), mode="RGB"))
+    return pool
+
+
+def _join(first: ImageDataset, second: ImageDataset) -> ImageDataset:
+    """Both, the classes of the second numbered after those of the first."""
+    labels = [first.known_labels(), second.known_labels() + first.num_classes]
+    return ImageDataset([*first.names(), *second.names()], np.concatenate(labels), mode="RGB")
+
+
+def section(args: argparse.Namespace, name: str, pool: str) -> str:
+    """Everything about one set with one pool."""
+    runs = [
+        {file.parent.name: Result(**json.loads(file.read_text())) for file in place.glob("*/result.json")}
+        for place in (folder(args, (name, pool, seed)) for seed in args.seeds)
+    ]
+    rows = [row for row in args.rows if all(row in run for run in runs)]
+    best = max((row for row in WITHOUT if row in rows), key=lambda row: mean(scores(runs, row)))
+    lines = [line(runs, row, best) for row in rows]
+    header = ["row", "MAP@R", "RP", "P@1", f"over {best}", "ahead in", "share of oracle's gain", "validation"]
+    scored = "development" if args.development else "test"
+    about = (
+        f"MAP@R and others on {scored} classes, %: mean of the seeds and half its 95 % interval (Student's "
+        f"t). Pool: {POOLS[pool]}. {args.weights.stem} at {args.size} pixels. “Over {best}”, the best of "
+        "start, teacher and control by its mean, and the share of what true labels of the pool gain over it "
+        "are by seed."
+    )
+    title = f"## {SETS[name]}: {POOLS[pool]}"
+    shown = f"Seeds: {', '.join(map(str, args.seeds))}. {' '.join(args.overrides)}".strip()
+    return "\n\n".join([title, about, shown, markdown(header, lines), machine("timm", device=args.device)])
+
+
+def line(runs: Sequence[dict[str, Result]], row: str, best: str) -> list[str]:
+    """Of one row: means and intervals over seeds."""
+    figures = [cell([test(run[row])[m] for run in runs], 2) for m in ("MAP@R", "RP", "P@1")]
+    over = [a - b for a, b in zip(scores(runs, row), scores(runs, best))]
+    ahead = f"{sum(gain > 0 for gain in over)} of {len(over)}"
+    validation = cell([(run[row].validation or {})["MAP@R"] for run in runs])
+    known = "oracle" in runs[0] and row not in (*WITHOUT, "oracle")
+    share = _share(over, [a - b for a, b in zip(scores(runs, "oracle"), scores(runs, best))]) if known else ""
+    compared = ["", ""] if row == best else [gained(over, 2), ahead]
+    return [runs[0][row].title, *figures, *compared, share, validation]
+
+
+def _share(gains: Sequence[float], bounds: Sequence[float]) -> str:
+    """Of the oracle's gain; nothing where it does not gain in each seed."""
+    if min(bounds) <= 0:
+        return "–"
+    shares = [100 * gain / bound for gain, bound in zip(gains, bounds)]
+    return f"{round(mean(shares))} %{plus_minus(shares, 0)}"
+
+
+def scores(runs: Sequence[dict[str, Result]], row: str) -> list[float]:
+    """MAP@R of a row, by seed."""
+    return [test(run[row])["MAP@R"] for run in runs]
+
+
+if __name__ == "__main__":
+    main()

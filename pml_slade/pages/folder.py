@@ -10,8 +10,9 @@ from typing import Any
 
 from ..exceptions import CheckpointError
 from ..running.loading import load_config
-from ..running.rows import read_json
+from ..running.rows import Result, read_json
 from ..running.settings import Config
+from ..running.verdict import verdict
 
 Curve = list[dict[str, float]]
 """A row of records for each epoch."""
@@ -27,7 +28,7 @@ class RunFolder:
         results: of its rows, as results.json has them.
         curves: what was recorded of each row, by its key; several where it was trained in turns.
         environment: what it worked with.
-        verdict: what results.md says beside the table.
+        verdict: what the results say of the pool; empty where there is nothing to compare.
     """
 
     folder: Path
@@ -53,14 +54,14 @@ class RunFolder:
                     "train` writes it."
                 )
         results = read_json(path / "results.json")
-        environment = path / "environment.json"
+        config, environment = load_config(path / "config.yaml"), path / "environment.json"
         return cls(
             folder=path,
-            config=load_config(path / "config.yaml"),
+            config=config,
             results=results,
             curves={result["row"]: _curves(path / result["row"]) for result in results},
             environment=read_json(environment) if environment.exists() else {},
-            verdict=_verdict(path / "results.md"),
+            verdict=_verdict(results, config),
         )
 
     def result(self, row: str) -> dict[str, Any] | None:
@@ -99,9 +100,7 @@ def _curve(file: Path) -> Curve:
         raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
 
 
-def _verdict(file: Path) -> str:
-    """The sentences of results.md: its lines that are no table."""
-    if not file.is_file():
-        return ""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return " ".join(line.strip() for line in lines if line.strip() and not line.startswith(("|", "#")))
+def _verdict(results: list[dict[str, Any]], config: Config) -> str:
+    """The verdict, but of an older run, which does not say what each class came to."""
+    told = [result for result in results if result.get("validation_classes") or not result["validation"]]
+    return verdict([Result(**result) for result in results], config.chosen) if told == results else ""

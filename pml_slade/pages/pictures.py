@@ -275,25 +275,18 @@ def _names(images: ImageDataset, labels: np.ndarray) -> dict[int, str]:
 
 
 def _chosen(gain: np.ndarray, labels: np.ndarray) -> list[tuple[int, str]]:
-    """Positions of the queries that are shown, and why; one of each class and kind."""
+    """Positions of the queries that are shown, and why; of those that are not drawn, one of each class."""
     known = np.flatnonzero(~np.isnan(gain))
     order = known[np.argsort(-gain[known], kind="stable")]
     shuffled = np.random.default_rng(0).permutation(known)
-    kinds = {
-        "gained most": order[gain[order] > 0],
-        "lost most": order[::-1][gain[order[::-1]] < 0],
-        "at random": shuffled,
-    }
+    kinds = {"gained most": order[gain[order] > 0], "lost most": order[::-1][gain[order[::-1]] < 0]}
     chosen: dict[int, str] = {}
     for kind, positions in kinds.items():
-        classes: set[int] = set()
-        for i in positions.tolist():
-            if len(classes) == QUERIES // 3:
-                break
-            if i not in chosen and int(labels[i]) not in classes:
-                chosen[i] = kind
-                classes.add(int(labels[i]))
-    return list(chosen.items())
+        first = np.unique(labels[positions], return_index=True)[1]
+        for i in positions[np.sort(first)][: QUERIES // 3].tolist():
+            chosen.setdefault(i, kind)
+    drawn = [i for i in shuffled.tolist() if i not in chosen][: QUERIES - len(chosen)]
+    return [*chosen.items(), *((i, "at random") for i in drawn)]
 
 
 def _whole_clusters(labels: np.ndarray, most: int, clusters: int | None = None) -> np.ndarray:

@@ -58,7 +58,7 @@ def report_page(
         part=first.part,
         before=first.before["title"],
         after=first.after["title"],
-        verdict=first.verdict or summary(folders),
+        verdict=_sentences(folders),
         rows=table(folders),
         metrics=METRICS,
         charts=charts(folders),
@@ -87,6 +87,12 @@ def _pictures(
         logger.warning("the report is without images: %s", error)
         nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "map"))
         return None, nothing | {"missing": str(error)}
+
+
+def _sentences(runs: Sequence[RunFolder]) -> list[str]:
+    """What stands at the top: the verdict of a single run, and the figures of all."""
+    told = runs[0].verdict if len(runs) == 1 else ""
+    return [told, summary(runs)] if told and runs[0].part == "test" else [told or summary(runs)]
 
 
 def summary(runs: Sequence[RunFolder]) -> str:

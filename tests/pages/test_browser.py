@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 from images import small_config, write_images
 
+import pml_slade
 from pml_slade.pages.report import report_page
+from pml_slade.pages.sheet import search_page
 from pml_slade.running.run import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -35,14 +37,20 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """The report of a small run."""
-    folder = tmp_path_factory.mktemp("report")
+def files(tmp_path_factory):
+    """The report of a small run, and what a search by its model found."""
+    folder = tmp_path_factory.mktemp("pages")
     folders = write_images(folder / "images")
     Run(small_config(folders, folder / "run", "rows=[control,slade]"), progress=False).run()
-    page = folder / "report.html"
-    page.write_text(report_page([folder / "run"], "cpu", 0), encoding="utf-8")
-    return page
+    model = pml_slade.load(folder / "run", "cpu", workers=0)
+    queries = model.open(sorted(folders["unlabeled"].iterdir())[:12])
+    pages = {
+        "report": report_page([folder / "run"], "cpu", 0),
+        "search": search_page(queries, model.search(queries, folders["test"], k=10), "L"),
+    }
+    for name, text in pages.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in pages}
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +62,11 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, file):
-    """Opens the report in a window; fails on errors, and on whatever is fetched from elsewhere."""
+def opened(browser, files):
+    """Opens a page in a window; fails on errors, and on whatever is fetched from elsewhere."""
     contexts, troubles = [], []
 
-    def open_page(window="desktop"):
+    def open_page(window="desktop", name="report"):
         width, height, scheme = WINDOWS[window]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
@@ -69,7 +77,7 @@ def opened(browser, file):
             "request",
             lambda r: troubles.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
         )
-        page.goto(file.as_uri())
+        page.goto(files[name].as_uri())
         return page
 
     yield open_page
@@ -78,9 +86,10 @@ def opened(browser, file):
     assert troubles == []
 
 
+@pytest.mark.parametrize("name", ["report", "search"])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_the_page_opens_without_an_error_and_fits_its_window(opened, window, tmp_path):
-    page = opened(window)
+def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name, tmp_path):
+    page = opened(window, name)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(CONTRAST) == []
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -104,6 +113,15 @@ def test_a_search_box_leaves_what_matches(opened):
     page.fill("#find-setting", "student.clustering")
     shown = page.locator("#setting-rows tr:visible td:first-child").all_inner_texts()
     assert shown == ["student.\u200bclustering"]
+
+
+def test_the_queries_of_a_search_are_found_by_name(opened):
+    page = opened(name="search")
+    assert page.locator("#queries section:visible").count() == 12
+    assert page.locator("#queries figure:visible").count() == 12 * 11
+    page.fill("[data-filter=queries]", "004.bmp")
+    assert page.locator("#queries section:visible h2").all_inner_texts()[0].endswith("004.bmp")
+    assert page.locator("#queries section:visible").count() == 1
 
 
 def test_a_heading_sorts_its_table_both_ways_and_by_keyboard(opened):

@@ -35,7 +35,7 @@ class FeatureStore:
 
     Args:
         folder: of one trunk and one set of transforms.
-        transforms: of each view; the first is the one of evaluation.
+        transforms: of each view.
         extract: computes the features of images under a transform.
         size: of the features of an image under one of them.
         shard: images whose features are written at a time.
@@ -152,10 +152,12 @@ class FeatureViews(Views):
     """Views of a run whose trunk is frozen: its features of the images, in place of the images.
 
     Attributes:
-        store: has them, the plain view first, then the augmented ones.
+        store: has them under the transform of evaluation.
+        augmented_store: has them under that of training, several times.
     """
 
     store: FeatureStore = field(kw_only=True)
+    augmented_store: FeatureStore = field(kw_only=True)
 
     def plain(self, images: ImageDataset) -> Any:
         """The features of images under the transform of evaluation."""
@@ -163,8 +165,8 @@ class FeatureViews(Views):
 
     def augmented(self, images: ImageDataset, views: int = 1) -> Any:
         """The features of an augmented view of each image, drawn anew each time, or of two."""
-        drawn = range(1, len(self.store.transforms))
-        return FeatureDataset(self.store.find(images), images.labels, drawn, views)
+        store = self.augmented_store
+        return FeatureDataset(store.find(images), images.labels, range(len(store.transforms)), views)
 
     def collate(self, views: int = 1) -> Callable[[list[Any]], Any] | None:
         """What makes a training batch of items, or None for PyTorch's own."""

@@ -46,7 +46,7 @@ class WholeBasis(PoolMethod):
     def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
         """Refuse a warm-up of no use, mining without statistics, and a margin without cosines."""
         basis = student.basis
-        if basis.warmup >= student.steps:
+        if basis.warmup and basis.warmup >= student.steps:
             raise ValueError(
                 f"student.basis.warmup={basis.warmup} leaves nothing of student.steps={student.steps} to "
                 "train the student in"

@@ -63,15 +63,19 @@ def build_feature_views(config: Config, views: Views, part: SplitTrunk, runtime:
     kind, size, mode, expected = views.kind, views.image_size, views.mode, views.trunk_input
     plain = transforms(kind, size, mode, trunk_input=expected)
     augmented = transforms(kind, size, mode, True, views.strength, expected)
-    each = [plain, *[augmented] * config.model.feature_views]
 
     def extract(images: ImageDataset) -> np.ndarray:
         seed_everything(0, len(images))
         return runtime.embed(images, part.first)
 
-    shard = max(16, min(MOST_IMAGES, MOST_VALUES // (part.size * len(each))))
-    store = FeatureStore(_folder(config, part, each), each, extract, part.size, shard)
-    return FeatureViews(views.splits, kind, size, mode, views.strength, expected, store=store)
+    def keep(each: list[Any]) -> FeatureStore:
+        shard = max(16, min(MOST_IMAGES, MOST_VALUES // (part.size * len(each))))
+        return FeatureStore(_folder(config, part, each), each, extract, part.size, shard)
+
+    return FeatureViews(
+        views.splits, kind, size, mode, views.strength, expected,
+        store=keep([plain]), augmented_store=keep([augmented] * config.model.feature_views),
+    )  # fmt: skip
 
 
 def _folder(config: Config, part: SplitTrunk, each: Sequence[object]) -> Path:

@@ -22,6 +22,14 @@ from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherC
 from ..methods.teacher import Teacher
 
 USUAL_TRUNK = "resnet50"
+PHOTOGRAPHS: dict[str, Any] = {
+    "epoch_steps": 50,
+    "teacher": {"steps": 50, "lr": 1e-4},
+    "student": {"steps": 200, "lr": 1e-4},
+}
+"""Where nothing else is said and a trunk with weights learns photographs: it soon forgets what it knew."""
+EMBEDDER_RATE = 3.0
+"""Of the embedder, times that of such a trunk."""
 
 
 class DataConfig(Section):
@@ -249,6 +257,23 @@ class Config(Section):
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"rows: {', '.join(twice)} more than once; a row's folder holds one training")
         return rows if not rows or any(m.is_teacher for m in methods) else [Teacher.key, *rows]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        """Say what was not said, where the last stages of a trunk with weights learn photographs."""
+        sections = [values.get(key) or {} for key in ("data", "model", "pretraining", "teacher", "student")]
+        if not all(isinstance(section, dict) for section in sections):
+            return values  # which is refused in a moment
+        data, model, before, *_ = sections
+        photographs = data.get("transform", "photo") == "photo" and not before.get("steps")
+        if not photographs or model.get("weights", "default") is None or model.get("train") == "all":
+            return values
+        stages = {key: {**PHOTOGRAPHS[key], **(values.get(key) or {})} for key in ("teacher", "student")}
+        for stage in stages.values():
+            if isinstance(stage["lr"], float):
+                stage.setdefault("embedder_lr", EMBEDDER_RATE * stage["lr"])
+        return {"epoch_steps": PHOTOGRAPHS["epoch_steps"], **values, **stages}
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

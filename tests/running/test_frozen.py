@@ -92,16 +92,18 @@ def test_a_frozen_trunk_stays_and_its_features_are_computed_once(run, tmp_path, 
 
     def watched(*args):
         views = build(*args)
-        extract = views.store.extract
-        views.store.extract = lambda images: computed.append(len(images)) or extract(images)
+        for store in (views.store, views.augmented_store):
+            extract = store.extract
+            store.extract = lambda images, extract=extract: computed.append(len(images)) or extract(images)
         return views
 
     monkeypatch.setattr("pml_slade.running.run.build_feature_views", watched)
     rows = "rows=[start, teacher, control, mean_teacher, self_taught, neighbours, slade, oracle]"
     results = run(rows, HEAD, "model.feature_views=3")
     data = splits()
-    images = sum(len(part) for part in (data.labeled, data.unlabeled, data.validation, data.test))
-    assert sum(computed) == 4 * images  # the plain view and three others
+    learned, held_out = (data.labeled, data.unlabeled), (data.validation, data.test)
+    images, plain = (sum(len(part) for part in parts) for parts in (learned, held_out))
+    assert sum(computed) == 4 * images + plain  # the plain view, and three others of what is learned from
     computed.clear()
     assert run(rows, HEAD, "model.feature_views=3", output="again") == results
     assert computed == []

@@ -2,19 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
-
-from pml_slade.methods.settings import Section
 from pml_slade.reports.tables import markdown
+from pml_slade.running.describing import list_settings
 from pml_slade.running.settings import Config
 
 INTRO = """# Settings
 
 Beside a `pml-slade train` command, `--print-config` prints its settings instead of running it. Each can stand
 in a YAML file (`--config FILE`) or on the command line as `student.lr=0.0001`. An unknown key is refused with
-the nearest one that exists. Settings under `methods` are those of one row each.
+the nearest one that exists. `pml-slade settings WORD` lists those with a word in
+their name or meaning. Settings under `methods` are those of one row each.
 
 [settings.schema.json](settings.schema.json) describes them for editors, which then complete names and mark
 what does not fit. With the YAML language server, put this line at the top of a file, with the schema's path:
@@ -25,23 +23,10 @@ what does not fit. With the YAML language server, put this line at the top of a 
 """
 
 
-def rows(section: type[BaseModel], prefix: str = "") -> list[list[str]]:
-    """One row per setting, sections opened."""
-    found: list[list[str]] = []
-    for name, field in section.model_fields.items():
-        kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found += rows(kind, f"{prefix}{name}.")
-        else:
-            default = field.get_default(call_default_factory=True)
-            default = default.model_dump() if isinstance(default, BaseModel) else default
-            found.append([f"`{prefix}{name}`", f"`{default}`", field.description or ""])
-    return found
-
-
 def page() -> str:
     """The whole page."""
-    return f"{INTRO}\n{markdown(['setting', 'default', ''], rows(Config))}\n"
+    rows = [[f"`{setting.name}`", f"`{setting.default}`", setting.meaning] for setting in list_settings()]
+    return f"{INTRO}\n{markdown(['setting', 'default', ''], rows)}\n"
 
 
 def schema() -> str:

@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from .checkpoints import file_digest
 from .datasets.adapting import as_images
+from .datasets.fingerprints import content_keys
 from .datasets.folders import open_images
 from .datasets.images import ImageDataset
 from .datasets.splits import Splits, check_gallery, shared_labels
+from .datasets.tables import TABLE_SUFFIXES
 from .datasets.transforms import transforms
 from .evaluation import evaluate as evaluate_embeddings
-from .exceptions import ConfigError
+from .exceptions import ConfigError, DataError
 from .models import LoadedModel, load_model
 from .running.data import hold_out
 from .running.loading import load_config
 from .running.rows import Result
 from .running.run import Run
 from .runtime import Runtime, cpu_workers
+from .searching import ImageIndex, Match
 
 logger = logging.getLogger("pml_slade")
 
@@ -37,6 +41,7 @@ class TrainedModel:
     Args:
         model: as `load_model` gives it.
         runtime: device and loader processes.
+        digest: of the model's file, by which an index knows its model; None: not known.
 
     Attributes:
         model: the torch module, (N, C, H, W) to (N, d).
@@ -47,7 +52,7 @@ class TrainedModel:
         ConfigError: the file does not say how images are prepared.
     """
 
-    def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
+    def __init__(self, model: LoadedModel, runtime: Runtime, digest: str | None = None) -> None:
         meta = model.meta
         if missing := [key for key in ("transform", "image_size", "mode") if key not in meta]:
             raise ConfigError(
@@ -55,6 +60,7 @@ class TrainedModel:
             )
         self.model = model
         self.runtime = runtime
+        self.digest = digest
         self.mode: str = meta["mode"]
         self.transform = transforms(
             meta["transform"], meta["image_size"], self.mode, trunk_input=model.trunk_input
@@ -73,7 +79,7 @@ class TrainedModel:
         """
         if isinstance(images, (str, os.PathLike)):
             path = Path(images)
-            if path.is_file() and path.suffix.lower() not in (".csv", ".tsv"):
+            if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
                 return ImageDataset([path], transform=self.transform, mode=self.mode)
             return open_images(path, self.transform, mode=self.mode, labeled=labeled)
         return as_images(images, self.mode).with_transform(self.transform)
@@ -110,6 +116,65 @@ class TrainedModel:
         return evaluate_embeddings(
             self.embed(queries, batch_size), labels, self.embed(found, batch_size), others
         )
+
+    def index(self, images: Images, known: ImageIndex | None = None, batch_size: int = 128) -> ImageIndex:
+        """Return an index of images, to search in.
+
+        Args:
+            images: see `open`.
+            known: an index whose images are kept: those that are in both, with the same content, are not
+                embedded again, and those whose file is gone are left out.
+            batch_size: images at once.
+
+        Raises:
+            DataError: images that cannot be used; `known` was made with another model, or `images` are not
+                files and `known` is given.
+        """
+        dataset = self.open(images)
+        names, contents = _absolute(dataset), content_keys(dataset)
+        if known is None:
+            return ImageIndex.of(names, self.embed(dataset, batch_size), self.digest, contents)
+        self._check_index(known)
+        if names[0].startswith("#"):
+            raise DataError("images: only files can be added to an index: images in memory have no names.")
+        kept = known.without_changed(dict(zip(names, contents)))
+        first = {name: i for i, name in reversed(list(enumerate(names)))}
+        new = sorted(first[name] for name in first.keys() - set(kept.names))
+        if not new:
+            return kept
+        added = self.embed(dataset.subset(new), batch_size)
+        return kept.extended([names[i] for i in new], added, [contents[i] for i in new])
+
+    def _check_index(self, index: ImageIndex) -> None:
+        if index.model != self.digest:
+            raise DataError(
+                "index: it was made with another model; make it again with this one, in another folder."
+            )
+
+    def search(
+        self, queries: Images, images: Images | ImageIndex, k: int = 10, batch_size: int = 128
+    ) -> list[list[Match]]:
+        """Find the images that look most like each query.
+
+        Args:
+            queries: see `open`; the file of one image will do.
+            images: what to search in, see `open`; or an index, from `index` or `ImageIndex.load`. A query
+                that is one of them, the same file, is not found itself.
+            k: how many to find for each query, at most.
+            batch_size: images at once.
+
+        Returns:
+            For each query its matches, the nearest first.
+
+        Raises:
+            ConfigError: k below 1.
+            DataError: images that cannot be used; the index was made with another model.
+        """
+        found = images if isinstance(images, ImageIndex) else self.index(images, batch_size=batch_size)
+        self._check_index(found)
+        asked = self.open(queries)
+        own = [name if queries is images or name[0] != "#" else None for name in _absolute(asked)]
+        return found.search(self.embed(asked, batch_size), k, own)
 
 
 @dataclass(frozen=True)
@@ -165,7 +230,8 @@ def load(
         pml_slade.exceptions.CheckpointError: There is no model file nowhere; ...
     """
     runtime = Runtime.find(device, cpu_workers() if workers is None else workers, progress)
-    return TrainedModel(load_model(run, device=runtime.device), runtime)
+    model = load_model(run, device=runtime.device)
+    return TrainedModel(model, runtime, file_digest(_model_file(run)))
 
 
 def train(
@@ -235,6 +301,16 @@ def train(
     run = Run(chosen, progress, splits)
     results = run.run()
     return Trained(run.folder, results, run.best(results), run.verdict(results))
+
+
+def _model_file(run: PathLike) -> Path:
+    path = Path(run)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def _absolute(images: ImageDataset) -> list[str]:
+    """Names of images: the absolute paths of files."""
+    return [name if name.startswith("#") else os.path.abspath(name) for name in images.names()]
 
 
 def _splits(given: dict[str, Any], config: Any) -> Splits:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import yaml
 from images import PER_CLASS, POOL, SMALL, TEST, write_images
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pml_slade import cli
 from pml_slade.datasets.tables import image_csv
 from pml_slade.presets import preset_names
+from pml_slade.running.describing import list_settings
 from pml_slade.running.loading import load_config
 from pml_slade.running.run import Run
 
@@ -333,6 +335,11 @@ def test_the_demo_needs_no_data_and_says_where_its_run_is(tmp_path, command, mon
             "cluster",
             "--num-clusters --output --method --seed --min-cluster-size --device --quiet MODEL IMAGES",
         ),
+        ("report", "--output --device --batch-size --workers --quiet RUN"),
+        ("search", "--in --index --k --output --device --batch-size --workers --quiet MODEL QUERY"),
+        ("index", "--output --device --batch-size --workers --quiet MODEL IMAGES"),
+        ("export", "--to --output --images --quiet MODEL"),
+        ("settings", "WORD"),
     ],
 )
 def test_help_names_every_option(name, options):
@@ -344,8 +351,26 @@ def test_help_names_every_option(name, options):
 
 def test_help_lists_the_commands_and_train_the_preset_names():
     result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"})
-    for name in ("train", "demo", "embed", "evaluate", "cluster", "table", "benchmark"):
-        assert name in result.stdout
+    groups = re.findall(r"─ ([A-Z][\w ]+) ─", result.stdout)
+    assert groups == ["Options", "Train", "See what came of it", "Use a trained model", "Compare experiments"]
+    for name in get_command(cli.app).commands:
+        assert re.search(rf"│ {name} +\S", result.stdout)
     result = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "200"})
     for preset in preset_names():
         assert preset in result.stdout
+
+
+def test_settings_are_found_by_words_of_name_and_meaning(command):
+    code, out, _ = command("settings", "Whiten", "student")
+    assert code == 0
+    assert "student.whitening" in out
+    assert "model.embedder_whitening" not in out
+    assert "first divide the embeddings' principal directions" in out
+    code, out, _ = command("settings")
+    assert all(setting.name in out for setting in list_settings())
+
+
+def test_a_word_of_no_setting_is_answered_with_the_nearest(command):
+    code, _, err = command("settings", "augmentatoin")
+    assert code == 2
+    assert "none has 'augmentatoin' in its name or meaning. The nearest names: data.augmentation" in err

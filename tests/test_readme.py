@@ -1,10 +1,13 @@
 """What the README shows works as it stands there."""
 
 import re
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from images import BEST, SMALL, write_images
+from typer.testing import CliRunner
 
 from pml_slade import best_student
 from pml_slade.cli import app
@@ -66,6 +69,28 @@ def test_the_script_is_the_preset_best():
     ):
         with pytest.raises(ConfigError, match=message):
             best_student(models, 3, 8, 5, **wrong)
+
+
+@pytest.mark.once
+def test_the_commands_on_own_images_run_as_they_stand_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = write_images(tmp_path / "my")
+    folders["unlabeled"].rename(tmp_path / "my" / "pool")
+    folders["test"].rename(tmp_path / "my" / "other_classes")
+    shutil.copy(tmp_path / "my" / "pool" / "001.jpg", "query.jpg")
+    own = [line for line in COMMANDS if "runs/mine" in line]
+    assert [line.split()[1] for line in own] == [
+        "train", "embed", "evaluate", "cluster", "report", "search", "export",
+    ]  # fmt: skip
+    for line in own:
+        words = line.replace("-k 200", "-k 8").split()[1:]  # there are 64 images
+        words += SMALL if words[0] == "train" else []
+        if words[0] == "export" and find_spec("onnxscript") is None:
+            words[words.index("onnx")] = "torchscript"
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (line, result.output, result.exception)
+    for file in ("embeddings.npz", "clusters.csv", "runs/mine/report.html", "found.html", "mine.onnx"):
+        assert Path(file).stat().st_size > 0
 
 
 def test_the_parts_stand_alone():

@@ -1,11 +1,12 @@
 """The command line: a thin front to the package. Torch and its like are imported by what needs them."""
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from ..exceptions import SladeError
-from . import comparing, images, training
+from . import comparing, exporting, images, reporting, searching, settings, training
 
 app = typer.Typer(
     name="pml-slade",
@@ -14,19 +15,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    training.train,
-    training.pretrain,
-    training.demo,
-    images.embed,
-    images.evaluate,
-    images.cluster,
-):
-    app.command()(command)
-app.command("table")(comparing.make_table)
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (training.train, training.pretrain, training.demo, settings.settings),
+    "See what came of it": (reporting.report, images.evaluate),
+    "Use a trained model": (
+        searching.search,
+        searching.index,
+        images.embed,
+        images.cluster,
+        exporting.export,
+    ),
+}
+COMPARE = "Compare experiments"
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
+app.command("table", rich_help_panel=COMPARE)(comparing.make_table)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
+    rich_help_panel=COMPARE,
 )(comparing.benchmark)
 
 

@@ -86,8 +86,11 @@ class Clustering(ClusteringSettings):
         centroids = about.pop("centroids", None)
         if seen is not x or centroids is None:
             centroids = unit_rows(means(x, assigned)) if self.normalize else means(x, assigned)
-            about["objective"] = float(((x - centroids[assigned]) ** 2).sum(dtype=np.float64))
-        clusters = tidy(assigned, centroids, k, self.min_cluster_size, **about)
+            about.pop("objective", None)
+        squared = ((x - centroids[assigned]) ** 2).sum(axis=1, dtype=np.float64)
+        about.setdefault("objective", float(squared.sum()))
+        distances = np.sqrt(squared).astype(np.float32)
+        clusters = tidy(assigned, centroids, k, self.min_cluster_size, distances=distances, **about)
         logger.info("pseudo-labels: %s", clusters)
         return clusters
 

@@ -25,6 +25,8 @@ class Clusters:
         min_cluster_size: see `cluster`.
         trained_on: how many points were looked at: all N, unless k-means was limited.
         objective: sum of squared distances to the centroids.
+        distances: (N,) float32, Euclidean distance of each embedding to the centroid of its cluster, at unit
+            length where embeddings are brought to it; that of a point left out is to its small cluster's.
         merged: how many points, or small clusters of points, Ward merged; 0 for k-means.
     """
 
@@ -36,6 +38,7 @@ class Clusters:
     min_cluster_size: int
     trained_on: int
     objective: float
+    distances: np.ndarray
     merged: int = 0
 
     @property
@@ -47,6 +50,26 @@ class Clusters:
     def left_out_reason(self) -> str:
         """Why points have label -1, for people to read."""
         return f"in clusters of fewer than {self.min_cluster_size} samples"
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers of a clustering by name, as JSON takes them."""
+        left_out = self.labels < 0
+        smallest, median, largest = np.percentile(self.sizes, [0, 50, 100]).tolist()
+        return {
+            "images": len(self.labels),
+            "clusters": len(self.sizes),
+            "requested": self.requested,
+            "empty": self.num_empty,
+            "tiny": self.num_tiny,
+            "left_out": int(left_out.sum()),
+            "smallest": int(smallest),
+            "median": median,
+            "largest": int(largest),
+            "mean_distance": float(self.distances[~left_out].mean()),
+            "objective": self.objective,
+            "trained_on": self.trained_on,
+            "merged": self.merged,
+        }
 
     def __str__(self) -> str:
         q = np.percentile(self.sizes, [0, 50, 100]).astype(int)

@@ -55,6 +55,18 @@ def content_keys(images: ImageDataset) -> list[str]:
     return [f"{content.replace(chr(9), '-')}-{_escaped(name)}" for content, name in zip(contents, names)]
 
 
+def readable_names(images: ImageDataset) -> list[str]:
+    """The absolute path of each image, or "#position" for one in memory, as a text file can hold it.
+
+    Examples:
+        >>> import numpy as np
+        >>> readable_names(ImageDataset(np.zeros((2, 2, 2), np.uint8), mode="L"))
+        ['#0', '#1']
+    """
+    names = images.names()
+    return [_escaped(os.path.abspath(name)) for name in names] if _are_files(names) else names
+
+
 def digest(lines: Sequence[str]) -> str:
     """One number for all lines: SHA-256, in hexadecimal."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..averages import ModelAverage
+    from ..datasets.images import ImageDataset
     from .method import Models
 
 
@@ -62,7 +63,7 @@ class PoolMethod(Method):
         return {
             "unlabeled_dataset": job.images.augmented(pool),
             "clustering_dataset": job.images.plain(pool),
-            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder),
+            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder, pool),
         }
 
     def trainer_class(self) -> Any:
@@ -188,10 +189,29 @@ def clustering(job: Job) -> dict[str, Any]:
     }
 
 
-def write_labels(trainer: Any, folder: Path) -> None:
-    """Write the pool's labels for people: training goes on from the checkpoints alone."""
-    from ..checkpoints import write_array_atomic, write_json_atomic
+def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:
+    """Write the pool's labels for people: training goes on from the checkpoints alone.
 
-    pool = trainer.pool
-    write_json_atomic(folder / "clusters.json", {"summary": str(pool.clusters)})
-    write_array_atomic(folder / "pseudo_labels.npy", pool.pseudo_labels)
+    Args:
+        trainer: whose pool was labeled.
+        folder: it gets `pseudo_labels.npy`, a label for each image, -1 where it was left out;
+            `pseudo_labels.csv`, with its path, the distance to its cluster's centre and the cluster's size;
+            and `clusters.json`.
+        images: of the pool.
+    """
+    import csv
+
+    from ..checkpoints import text_file_atomic, write_array_atomic, write_json_atomic
+    from ..datasets.fingerprints import readable_names
+
+    labels, clusters = trainer.pool.pseudo_labels, trainer.pool.clusters
+    write_json_atomic(folder / "clusters.json", {"summary": str(clusters), **clusters.facts()})
+    write_array_atomic(folder / "pseudo_labels.npy", labels)
+    with text_file_atomic(folder / "pseudo_labels.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "cluster", "distance", "size"])
+        for name, label, distance in zip(
+            readable_names(images), labels.tolist(), clusters.distances.tolist()
+        ):
+            size = clusters.sizes[label] if label >= 0 else ""
+            writer.writerow([name, label, f"{distance:.6f}" if label >= 0 else "", size])

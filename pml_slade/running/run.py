@@ -27,6 +27,7 @@ from ..exceptions import CheckpointError, ConfigError, SladeError
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
+from .cards import write_card
 from .frozen import build_feature_views, join, split
 from .models import (
     build_models,
@@ -98,6 +99,7 @@ class Run:
         best = self.folder / self.best(results).model
         load_model(best)  # verified before it is copied
         write_atomic(self.folder / "model.safetensors", best.read_bytes())
+        write_card(self.folder, self.config, results, self.best(results))
         return results
 
     def best(self, results: list[Result]) -> Result:

@@ -321,3 +321,14 @@ def test_class_means_are_unit_means_of_unit_embeddings_without_those_left_out(cl
 
 def test_a_class_without_points_has_a_mean_of_zeros():
     assert np.allclose(class_means(np.array([[3.0, 4.0]]), np.array([1])), [[0, 0], [0.6, 0.8]])
+
+
+@pytest.mark.parametrize(("method", "whitening"), [("ward", 0), ("kmeans", 0), ("ward", 0.5)])
+def test_distances_are_those_to_the_centroids(method, whitening):
+    points = np.random.default_rng(0).normal(size=(40, 3))
+    clusters = cluster(points, 5, method=method, whitening=whitening)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    expected = [np.linalg.norm(x - clusters.centroids[label]) for x, label in zip(unit, clusters.labels)]
+    assert clusters.distances == pytest.approx(expected, abs=1e-5)
+    assert clusters.facts()["mean_distance"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert clusters.objective == pytest.approx(np.square(expected).sum(), rel=1e-4)

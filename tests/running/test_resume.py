@@ -151,8 +151,8 @@ def short(context, folders, tmp_path_factory):
 
 
 # environment, config, lists of images; per row inputs, 2 checkpoints, model, result, results; twice
-# clusters and labels; the last model
-WRITES = 6 + 2 * 6 + 2 * 2 + 1
+# clusters and labels, these as an array and as a CSV; the last model and its card
+WRITES = 6 + 2 * 6 + 2 * 3 + 2
 
 
 def test_the_number_of_writes_is_known(context, folders, tmp_path):

@@ -180,8 +180,18 @@ def test_pseudo_labels_are_written_and_are_what_the_student_trains_on(run):
     assert labels.shape == (POOL_IMAGES,)
     assert set(labels) == set(range(6))
     assert (run.trainers[1].pool.labels == labels + 10).all()
-    summary = json.loads((run.folder / "slade" / "clusters.json").read_text())["summary"]
-    assert summary.startswith("6 of 6 clusters")
+    facts = json.loads((run.folder / "slade" / "clusters.json").read_text())
+    assert facts["summary"].startswith("6 of 6 clusters")
+    sizes = np.bincount(labels)
+    assert (facts["clusters"], facts["smallest"], facts["largest"]) == (6, sizes.min(), sizes.max())
+    with open(run.folder / "slade" / "pseudo_labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["path"], int(r["cluster"]), int(r["size"])) for r in rows] == [
+        (f"#{i}", label, sizes[label]) for i, label in enumerate(labels)
+    ]
+    distances = [float(row["distance"]) for row in rows]
+    assert distances == pytest.approx(run.trainers[1].pool.clusters.distances.tolist(), abs=1e-6)
+    assert facts["mean_distance"] == pytest.approx(np.mean(distances), abs=1e-6)
 
 
 @pytest.mark.once
@@ -191,7 +201,13 @@ def test_small_clusters_are_left_out_of_training(run):
     pool = run.trainers[1].pool
     assert 0 < pool.num_left_out == (labels == -1).sum() < POOL_IMAGES
     assert np.bincount(labels[labels >= 0]).min() >= 4
-    assert "left out" in (run.folder / "pseudo" / "clusters.json").read_text()
+    facts = json.loads((run.folder / "pseudo" / "clusters.json").read_text())
+    assert "left out" in facts["summary"]
+    assert facts["left_out"] == pool.num_left_out
+    with open(run.folder / "pseudo" / "pseudo_labels.csv", newline="") as file:
+        left_out = [row for row in csv.DictReader(file) if row["cluster"] == "-1"]
+    assert len(left_out) == pool.num_left_out
+    assert {(row["distance"], row["size"]) for row in left_out} == {("", "")}
 
 
 @pytest.mark.once

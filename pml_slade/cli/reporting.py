@@ -1,0 +1,35 @@
+"""Commands that show what a run came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, Device, Quiet, Workers, start_log
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, such as one setting with several seeds."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write. [default: RUN/report.html]", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 128,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page about runs: table, curves, neighbours, hard classes, clusters and a map, in one file."""
+    start_log(quiet)
+    from ..checkpoints import write_atomic
+    from ..pages.report import report_page
+
+    file = output or runs[0] / "report.html"
+    page = report_page(runs, device, workers, batch_size, not quiet).encode("utf-8", "backslashreplace")
+    write_atomic(file, page)
+    typer.echo(f"report, {len(page) / 1e6:.1f} MB: {file}")

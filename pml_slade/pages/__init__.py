@@ -1,0 +1,1 @@
+"""Pages that people open in a browser: one HTML file each, with all that it shows inside."""

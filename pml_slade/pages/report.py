@@ -1,0 +1,227 @@
+"""The report of one run or several: what they came to, in a page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..datasets.splits import PARTS
+from ..exceptions import ConfigError, DataError
+from ..reports.tables import METRICS, cell
+from ..running.describing import list_settings, values_of
+from .curves import COLOURS, Chart, Line, chart
+from .folder import RunFolder
+from .pictures import Pictures
+from .rendering import render
+from .thumbnails import Thumbnails
+
+logger = logging.getLogger("pml_slade")
+
+
+def report_page(
+    runs: Sequence[str | os.PathLike[str]],
+    device: str = "auto",
+    workers: int | None = None,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> str:
+    """Return the report of runs as one HTML page.
+
+    Table and curves are about all runs; images, clusters and settings are those of the first one.
+
+    Args:
+        runs: their folders, such as those of the same settings with several seeds.
+        device: that embeds images.
+        workers: processes that read images; None: one a CPU.
+        batch_size: images at once.
+        progress: show progress bars.
+
+    Raises:
+        ConfigError: no run; runs of which some were measured on test images and some were not.
+        CheckpointError: a folder that is no run, or is damaged.
+    """
+    if not runs:
+        raise ConfigError("runs: give the folder of one run or more.")
+    folders = [RunFolder.read(run) for run in runs]
+    first = folders[0]
+    if len({folder.part for folder in folders}) > 1:
+        raise ConfigError("runs: some have test images and some have none; report them apart.")
+    pictures, shown = _pictures(first, device, workers, batch_size, progress)
+    return render(
+        "report.html",
+        f"Report on {', '.join(folder.folder.resolve().name for folder in folders)}",
+        pictures.thumbnails if pictures else Thumbnails(),
+        runs=[str(folder.folder) for folder in folders],
+        part=first.part,
+        before=first.before["title"],
+        after=first.after["title"],
+        verdict=_sentences(folders),
+        rows=table(folders),
+        metrics=METRICS,
+        charts=charts(folders),
+        settings=_settings(first),
+        facts=_facts(first),
+        **shown,
+    )
+
+
+def _pictures(
+    run: RunFolder, device: str, workers: int | None, batch_size: int, progress: bool
+) -> tuple[Pictures | None, dict[str, Any]]:
+    """What is shown of images, or why nothing is."""
+    try:
+        found = Pictures(run, device, workers, batch_size, progress)
+        shown: dict[str, Any] = {
+            "queries": found.queries(),
+            "classes": found.classes(),
+            "pairs": found.pairs(),
+            "clusters": found.clusters(),
+            "map": found.map(),
+            "missing": "",
+        }
+        return found, shown
+    except (ConfigError, DataError) as error:
+        logger.warning("the report is without images: %s", error)
+        nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "map"))
+        return None, nothing | {"missing": str(error)}
+
+
+def _sentences(runs: Sequence[RunFolder]) -> list[str]:
+    """What stands at the top: the verdict of a single run, and the figures of all."""
+    told = runs[0].verdict if len(runs) == 1 else ""
+    return [told, summary(runs)] if told and runs[0].part == "test" else [told or summary(runs)]
+
+
+def summary(runs: Sequence[RunFolder]) -> str:
+    """Say in a sentence what came of it: the row that is looked at beside the teacher.
+
+    Args:
+        runs: folders of the same rows.
+    """
+    first = runs[0]
+    before, after, part = first.before, first.after, first.part
+    pairs = [
+        (one[part]["MAP@R"], other[part]["MAP@R"])
+        for run in runs
+        if (one := run.result(before["row"])) and (other := run.result(after["row"]))
+        and one[part] and other[part]
+    ]  # fmt: skip
+    if not pairs or before == after:
+        return f"{after['title']} was trained; there is nothing to compare it with."
+    gain = cell([other - one for one, other in pairs])
+    old, new = cell([one for one, _ in pairs]), cell([other for _, other in pairs])
+    over = f", mean of {len(pairs)} runs and 95 % interval" if len(pairs) > 1 else ""
+    return (
+        f"{after['title']} has {new} MAP@R on the {part} classes, {before['title']} {old}: a difference of "
+        f"{gain} points{over}."
+    )
+
+
+def table(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """A row of the report's table for each row of the runs: figures as text, and the numbers to sort by."""
+    part, reference = runs[0].part, _reference(runs[0])
+    rows = []
+    for key in dict.fromkeys(result["row"] for run in runs for result in run.results):
+        results = [result for run in runs if (result := run.result(key))]
+        measured = [result for result in results if result[part]]
+        pairs = [
+            (result[part]["MAP@R"], other[part]["MAP@R"])
+            for run in runs
+            if (result := run.result(key)) and (other := run.result(reference["row"]))
+            and result[part] and other[part]
+        ]  # fmt: skip
+        rows.append(
+            {
+                "title": results[0]["title"],
+                "runs": len(results),
+                "steps": results[0]["steps"],
+                "images": results[0]["images"],
+                "figures": [_figure([result[part][metric] for result in measured]) for metric in METRICS],
+                "over": _figure([ours - theirs for ours, theirs in pairs])
+                if key != reference["row"]
+                else ("", ""),
+                "reference": reference["title"],
+            }
+        )
+    return rows
+
+
+def _reference(run: RunFolder) -> dict[str, Any]:
+    """The row that others are compared with: the teacher trained on, where it is there, else the teacher."""
+    return run.result("control") or run.before
+
+
+def _figure(values: Sequence[float]) -> tuple[str, float | str]:
+    """Mean and interval as text, and the mean."""
+    return (cell(values), sum(values) / len(values)) if values else ("–", "")
+
+
+def charts(runs: Sequence[RunFolder]) -> list[Chart]:
+    """Learning curves: validation, and the loss."""
+    keys = list(dict.fromkeys(result["row"] for run in runs for result in run.results))
+    drawn = []
+    for title, column in (("Validation MAP@R, %", "MAP@R"), ("Training loss", "total_loss")):
+        lines = [
+            Line(_title(run, key), keys.index(key) % COLOURS, _steps(run, curve, column))
+            for run in runs
+            for key in keys
+            for curve in run.curves.get(key, [])
+        ]
+        if (found := chart(title, lines)) is not None:
+            drawn.append(found)
+    return drawn
+
+
+def _title(run: RunFolder, key: str) -> str:
+    result = run.result(key)
+    return key if result is None else str(result["title"])
+
+
+def _steps(run: RunFolder, curve: list[dict[str, float]], column: str) -> list[tuple[float, float]]:
+    return [(row["epoch"] * run.config.epoch_steps, row[column]) for row in curve if column in row]
+
+
+def _settings(run: RunFolder) -> list[dict[str, Any]]:
+    """Every setting: its value, its default where that is another one, and its meaning."""
+    values = values_of(run.config)
+    known = {setting.name: setting for setting in list_settings()}
+    rows = []
+    for name, value in values.items():
+        setting = known.get(name)
+        default = None if setting is None else _as_written(setting.default)
+        rows.append(
+            {
+                "name": name,
+                "value": value,
+                "default": default if default is not None and default != value else "",
+                "meaning": setting.meaning if setting else "",
+            }
+        )
+    return rows
+
+
+def _as_written(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def _facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What the run worked with, for people."""
+    environment = run.environment
+    data = environment.get("data", {})
+    facts = [(f"{part} images", _count(data[part])) for part in PARTS if data.get(part)]
+    if duplicates := environment.get("duplicates"):
+        facts.append(("duplicates", duplicates))
+    if versions := environment.get("versions"):
+        facts.append(("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
+    for key in ("python", "machine", "device", "threads", "seed"):
+        if key in environment:
+            facts.append((key, str(environment[key])))
+    return facts
+
+
+def _count(part: dict[str, Any]) -> str:
+    classes = part["classes"]
+    return f"{part['images']:,}" + (f" of {classes:,} classes" if classes else ", no labels")

@@ -1,0 +1,191 @@
+"""Pages in a real browser: Chromium, driven by Playwright (`pip install -e '.[browser]'`)."""
+
+import shutil
+from itertools import pairwise
+
+import pytest
+from images import small_config, write_images
+
+import pml_slade
+from pml_slade.pages.report import report_page
+from pml_slade.pages.sheet import search_page
+from pml_slade.running.run import Run
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.once, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+
+WINDOWS = {"desktop": (1280, 900, "light"), "dark": (1280, 900, "dark"), "phone": (390, 844, "dark")}
+CONTRAST = """() => {
+  const light = (c) => { const v = c / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
+  const bright = (rgb) => 0.2126 * light(rgb[0]) + 0.7152 * light(rgb[1]) + 0.0722 * light(rgb[2]);
+  const numbers = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const low = [];
+  for (const e of document.querySelectorAll("h1,h2,h3,p,td,th,a,summary,figcaption,label,li,dt,dd,footer")) {
+    if (!e.textContent.trim() || e.className === "skip" || !e.getClientRects().length) continue;
+    let under = e, back = [0, 0, 0, 0];
+    while (under && !(back[3] === undefined || back[3] > 0)) {
+      back = numbers(getComputedStyle(under).backgroundColor); under = under.parentElement;
+    }
+    const [a, b] = [bright(numbers(getComputedStyle(e).color)), bright(back)];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${e.tagName} ${e.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+  }
+  return low;
+}"""
+"""Texts whose contrast with what is behind them is below 4.5, the bound of WCAG 2 AA."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The report of a small run, and what a search by its model found."""
+    folder = tmp_path_factory.mktemp("pages")
+    folders = write_images(folder / "images")
+    Run(small_config(folders, folder / "run", "rows=[control,slade]"), progress=False).run()
+    model = pml_slade.load(folder / "run", "cpu", workers=0)
+    queries = model.open(sorted(folders["unlabeled"].iterdir())[:12])
+    pages = {
+        "report": report_page([folder / "run"], "cpu", 0),
+        "search": search_page(queries, model.search(queries, folders["test"], k=10), "L"),
+    }
+    for name, text in pages.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in pages}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, files):
+    """Opens a page in a window; fails on errors, and on whatever is fetched from elsewhere."""
+    contexts, troubles = [], []
+
+    def open_page(window="desktop", name="report"):
+        width, height, scheme = WINDOWS[window]
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "request",
+            lambda r: troubles.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+        )
+        page.goto(files[name].as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.mark.parametrize("name", ["report", "search"])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name, tmp_path):
+    page = opened(window, name)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(CONTRAST) == []
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (back == "rgb(251, 251, 249)") == (WINDOWS[window][2] == "light")
+    page.screenshot(path=tmp_path / f"{window}.png", full_page=True)
+    assert (tmp_path / f"{window}.png").stat().st_size > 10_000
+
+
+def test_a_search_box_leaves_what_matches(opened):
+    page = opened()
+    cards = page.locator("#queries section")
+    assert cards.count() >= 8
+    page.fill("#find-query", "test 02")
+    texts = [
+        cards.nth(i).get_attribute("data-text") for i in range(cards.count()) if cards.nth(i).is_visible()
+    ]
+    assert set(texts) == {"test 02"}
+    assert not page.is_visible("#queries-none")
+    page.fill("#find-query", "nothing like it")
+    assert page.is_visible("#queries-none")
+    page.fill("#find-setting", "student.clustering")
+    shown = page.locator("#setting-rows tr:visible td:first-child").all_inner_texts()
+    assert shown == ["student.\u200bclustering"]
+
+
+def test_the_queries_of_a_search_are_found_by_name(opened):
+    page = opened(name="search")
+    assert page.locator("#queries section:visible").count() == 12
+    assert page.locator("#queries figure:visible").count() == 12 * 11
+    page.fill("[data-filter=queries]", "004.bmp")
+    assert page.locator("#queries section:visible h2").all_inner_texts()[0].endswith("004.bmp")
+    assert page.locator("#queries section:visible").count() == 1
+
+
+def test_a_heading_sorts_its_table_both_ways_and_by_keyboard(opened):
+    page = opened()
+    table = page.locator("#result-table")
+    heading = table.get_by_role("button", name="MAP@R", exact=True)
+    column = "#result-table tbody td:nth-child(4)"
+    heading.focus()
+    page.keyboard.press("Enter")
+    values = [float(text) for text in page.locator(column).all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    assert table.locator("th[aria-sort=descending]").count() == 1
+    page.keyboard.press("Enter")
+    assert [float(text) for text in page.locator(column).all_inner_texts()] == values[::-1]
+
+
+def test_queries_are_sorted_by_a_choice(opened):
+    page = opened()
+
+    def gains():
+        cards = page.locator("#queries section")
+        return [float(cards.nth(i).get_attribute("data-gain")) for i in range(cards.count())]
+
+    assert gains() == sorted(gains(), reverse=True)
+    page.select_option("#sort-queries", "gain up")
+    assert gains() == sorted(gains())
+
+
+def test_a_point_of_the_map_shows_its_image(opened):
+    page = opened()
+    point = page.locator("#map circle").nth(3)
+    assert not page.is_visible("#shown")
+    point.hover(force=True)
+    assert page.is_visible("#shown")
+    assert page.inner_text("#shown").startswith("test ")
+    page.mouse.move(5, 5)
+    assert not page.is_visible("#shown")
+    page.locator("#map svg").focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#map circle").first.get_attribute("data-text")
+    assert page.inner_text("#shown").strip() == first
+    page.fill("#map-find", "test 01")
+    assert page.locator("#map circle:not(.dim)").count() == 8
+
+
+def test_the_keyboard_reaches_everything(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert {"A", "BUTTON", "SUMMARY", "find-query", "find-class", "find-setting", "map-find"} <= reached
+
+
+def test_every_picture_and_field_has_a_name(opened):
+    page = opened()
+    unnamed = """() => [...document.querySelectorAll('[role=img], svg[role], input, select, [role=region]')]
+        .filter((e) => !(e.getAttribute('aria-label') || e.closest('label'))).map((e) => e.outerHTML)"""
+    assert page.evaluate(unnamed) == []
+    assert page.evaluate("[...document.querySelectorAll('[id]')].length") == page.evaluate(
+        "new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+    )
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((e) => +e.tagName[1])")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))

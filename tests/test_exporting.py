@@ -1,0 +1,143 @@
+"""Exported files give the original's embeddings, and say what they take."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from images import write_images
+from PIL import Image
+from typer.testing import CliRunner
+
+import pml_slade
+from pml_slade import exporting
+from pml_slade.cli import app
+from pml_slade.datasets.trunk_input import TrunkInput
+from pml_slade.exceptions import ConfigError
+from pml_slade.exporting import describe_input, export
+from pml_slade.models import build_model, save_model
+
+pytestmark = pytest.mark.once
+
+ONNX = pytest.param("onnx", marks=pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnx"))
+PHOTO = TrunkInput(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", crop=0.875).as_meta()
+
+
+def write_model(folder, trunk, mode, transform, **more):
+    torch.manual_seed(0)
+    models = build_model(trunk, embedding_size=8, in_channels=len(mode), weights=None)
+    meta = {"trunk": trunk, "embedding_size": 8, "in_channels": len(mode), "image_size": 32, "mode": mode}
+    save_model(folder, models, meta | {"transform": transform, **more})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("letters"), "convnet", "L", "small")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("photographs"), "resnet18", "RGB", "photo", input=PHOTO)
+
+
+def run_file(file, to, images):
+    """Embeddings by the file alone."""
+    if to == "torchscript":
+        with torch.no_grad():
+            return torch.jit.load(str(file))(images).numpy()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file)
+    return session.run(["embeddings"], {"images": images.numpy()})[0]
+
+
+def prepared(image, about):
+    """An image as the description says, without the package."""
+    for step in about["transform"]:
+        if step["step"] == "mode":
+            image = image.convert(step["mode"])
+        elif step["step"] == "resize":
+            how = Image.Resampling[step["interpolation"].upper()]
+            if "size" in step:
+                image = image.resize(step["size"], how)
+            else:
+                width, height = image.size
+                short = min(width, height)
+                side = step["shorter_side"]
+                image = image.resize((int(side * width / short), int(side * height / short)), how)
+        elif step["step"] == "center_crop":
+            side = step["size"][0]
+            left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+            image = image.crop((left, top, left + side, top + side))
+        elif step["step"] == "scale":
+            values = np.asarray(image, np.float32).reshape(*reversed(image.size), -1) / 255
+        else:
+            values = (values - np.float32(step["mean"])) / np.float32(step["std"])
+    return torch.from_numpy(np.moveaxis(values, -1, 0).copy())
+
+
+@pytest.mark.parametrize("to", ["torchscript", ONNX])
+@pytest.mark.parametrize("model", ["letters", "photographs"])
+def test_a_file_gives_the_embeddings_of_the_original(request, model, to, folders, tmp_path):
+    trained = pml_slade.load(request.getfixturevalue(model), "cpu", workers=0)
+    file = tmp_path / "file"
+    assert export(trained, file, to) < 1e-4
+    assert export(trained, file, to, folders["unlabeled"]) < 1e-4
+    paths = [path for path in sorted(folders["unlabeled"].iterdir()) if path.suffix in (".png", ".jpg")]
+    inputs = torch.stack([trained.open([path])[0][0] for path in paths])
+    assert run_file(file, to, inputs) == pytest.approx(trained.embed(paths), abs=1e-4)
+    assert run_file(file, to, inputs[:1]) == pytest.approx(trained.embed(paths[:1]), abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["letters", "photographs"])
+def test_the_description_is_enough_to_prepare_an_image(request, model, folders, tmp_path):
+    trained = pml_slade.load(request.getfixturevalue(model), "cpu", workers=0)
+    file = tmp_path / "file.pt"
+    export(trained, file, "torchscript")
+    about = json.loads((tmp_path / "file.pt.json").read_text())
+    assert about == describe_input(trained)
+    assert about["output"]["shape"] == ["N", 8]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 64, 3), np.uint8))
+    image = image.convert(trained.mode)
+    mine = prepared(image, about)
+    assert list(mine.shape) == about["input"]["shape"][1:]
+    assert mine.numpy() == pytest.approx(trained.transform(image).numpy(), abs=1e-5)
+
+
+def test_the_command_checks_what_it_writes(letters, folders, tmp_path):
+    file = tmp_path / "letters.pt"
+    arguments = ["--to", "torchscript", "-o", str(file), "--images", str(folders["unlabeled"])]
+    result = CliRunner().invoke(app, ["export", str(letters), *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "within" in result.output
+    assert file.exists()
+
+
+def test_a_file_with_other_embeddings_is_not_written(letters, tmp_path, monkeypatch):
+    def wrong(model, inputs, file, about):
+        file.write_bytes(b"")
+        return lambda images: model(images) + 1e-3
+
+    monkeypatch.setitem(exporting.FORMATS, "torchscript", wrong)
+    trained = pml_slade.load(letters, "cpu", workers=0)
+    with pytest.raises(ConfigError, match=r"differ from the original's by 1\.0e-03, more than 0\.0001"):
+        export(trained, tmp_path / "file.pt", "torchscript")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_named(letters, tmp_path, monkeypatch):
+    trained = pml_slade.load(letters, "cpu", workers=0)
+    monkeypatch.setattr(exporting, "NEEDED", ("onnx_that_is_not_there",))
+    with pytest.raises(
+        ConfigError, match=r"to=onnx needs onnx_that_is_not_there: pip install 'pml-slade\[onnx\]'"
+    ):
+        export(trained, tmp_path / "file.onnx", "onnx")
+    with pytest.raises(ConfigError, match="to must be one of onnx, torchscript, got 'hub'"):
+        export(trained, tmp_path / "file", "hub")

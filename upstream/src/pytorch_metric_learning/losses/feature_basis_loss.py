@@ -103,6 +103,24 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             list_of_names=["mu_pos", "mu_neg", "var_pos", "var_neg"], is_stat=True
         )
 
+    @torch.no_grad()
+    def start_from(self, means):
+        """Let each class's vector start at the mean of its embeddings (Qi et al., CVPR 2018).
+
+        Random vectors first turn embeddings that are good already, as those of a pretrained trunk are.
+
+        Args:
+            means: (num_classes, embedding_size).
+
+        Raises:
+            ValueError: another shape.
+        """
+        if means.shape != self.W.shape:
+            raise ValueError(
+                f"means must have shape {tuple(self.W.shape)}, got {tuple(means.shape)}."
+            )
+        self.W.copy_(means)
+
     @property
     def similarity(self):
         """The similarity of Eq. 4 as a PML distance over this very basis."""

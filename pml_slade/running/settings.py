@@ -211,7 +211,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     rows: list[str] = Field(
-        ["teacher", "slade"],
+        ["start", "teacher", "control", "slade"],
         description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such "
         "as my_package.MyMethod; none for `pml-slade pretrain`",
     )

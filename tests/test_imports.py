@@ -16,7 +16,7 @@ PACKAGE = "pml_slade"
 FLOORS = (
     {"exceptions"},
     {"checks", "compat", "functional", "lazy", "presets"},
-    {"averages", "checkpoints", "clustering", "distances"},
+    {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners"},
     {"models", "runtime", "trainers"},
     {"pretraining"},
@@ -34,6 +34,7 @@ ONLY = {
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
     "checkpoints": {"exceptions"},
+    "locks": {"exceptions"},
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "exceptions"},
 }

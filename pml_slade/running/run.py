@@ -24,6 +24,7 @@ from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
 from ..evaluation import evaluate
 from ..exceptions import CheckpointError, ConfigError, SladeError
+from ..locks import locked
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
@@ -106,7 +107,17 @@ class Run:
         return list_parts(self.splits)
 
     def run(self) -> list[Result]:
-        """Train what is not trained yet; return a result per row, in the order of the rows."""
+        """Train what is not trained yet; return a result per row, in the order of the rows.
+
+        Raises:
+            ConfigError: another run holds the folder, or has begun a row in it with other settings or images.
+        """
+        with locked(self.folder):
+            return self._run()
+
+    def _run(self) -> list[Result]:
+        for method in self.config.chosen:  # another run may have come first
+            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)

@@ -31,6 +31,7 @@ _FOOTER_SIZE = len(_MAGIC) + _DIGEST_SIZE
 _CHUNK = 1 << 22
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
 _NDARRAY = "__ndarray__"
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -73,9 +74,12 @@ def write_arrays_atomic(path: str | os.PathLike[str], **arrays: Any) -> None:
 
 @contextmanager
 def text_file_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a new UTF-8 file for csv, which takes its name when the block ends without an error."""
+    """Open a new UTF-8 file for csv, which takes its name when the block ends without an error.
+
+    File names that are not UTF-8 are escaped, see `escaped`.
+    """
     with _atomic_file(Path(path)) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         yield text
         text.flush()
         text.detach()
@@ -99,6 +103,26 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
         {'stage': 'teacher'}
     """
     write_atomic(path, (json.dumps(obj, indent=2) + "\n").encode())
+
+
+def escaped(name: str) -> str:
+    """Return a file's name as valid UTF-8: bytes that are none become, for example, ``\\udcff``.
+
+    Examples:
+        >>> print(escaped("caf\\udce9.png"))
+        caf\\udce9.png
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def unescaped(name: str) -> str:
+    """Return the file name that `escaped` gave this text for.
+
+    Examples:
+        >>> unescaped(escaped("caf\\udce9.png")) == "caf\\udce9.png"
+        True
+    """
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

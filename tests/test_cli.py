@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 
@@ -281,6 +282,37 @@ def test_a_parquet_file_holds_names_and_embeddings(tmp_path):
     assert np.array_equal(np.stack(table["embedding"]), vectors)
 
 
+def test_check_names_each_fault_and_says_what_training_would_do(folders, tmp_path, command):
+    for folder in sorted(folders["test"].iterdir()):
+        (tmp_path / folder.name).mkdir()
+        for file in folder.iterdir():
+            shutil.copy(file, tmp_path / folder.name / file.name)
+    code, out, err = command("check", tmp_path, "-q")
+    assert (code, err) == (0, "")
+    assert f"{TEST_IMAGES} images in {TEST} classes" in out
+    assert "fewer than 10 classes" in out
+    first = sorted(tmp_path.glob("*/*"))[0]
+    (tmp_path / "alone").mkdir()
+    shutil.copy(first, tmp_path / "alone" / first.name)
+    (first.parent / "bad.png").write_text("no image")
+    code, out, err = command("check", tmp_path, folders["unlabeled"], "-q", "--decode")
+    assert (code, err) == (1, "")
+    for words in (
+        f"unreadable: {first.parent / 'bad.png'}: no image that can be read",
+        f"class of one image: alone: {tmp_path / 'alone' / first.name}",
+        f"duplicate: {first} = {tmp_path / 'alone' / first.name}",
+        "training stops before it begins, since 1 of 34 images",
+        f"{folders['unlabeled']}: {POOL_IMAGES} images, 16 x 16 to 24 x 24 pixels",
+        "can be the pool",
+    ):
+        assert words in out
+
+
+def test_check_refuses_what_holds_no_images(tmp_path, command):
+    refused(command("check", tmp_path / "gone"), "gone", "does not exist")
+    refused(command("check", tmp_path), "holds no images")
+
+
 def numbers(out):
     """Numbers of the one line of a printed table."""
     lines = [line for line in out.splitlines() if re.search(r"\d\.\d", line)]
@@ -395,7 +427,7 @@ def test_help_names_every_option(name, options):
 
 def test_help_lists_the_commands_and_train_the_preset_names():
     result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"})
-    for name in ("train", "demo", "embed", "evaluate", "cluster", "table", "benchmark"):
+    for name in ("train", "demo", "embed", "evaluate", "cluster", "check", "table", "benchmark"):
         assert name in result.stdout
     result = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "200"})
     for preset in preset_names():

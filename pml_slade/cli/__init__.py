@@ -5,7 +5,7 @@ import sys
 import typer
 
 from ..exceptions import SladeError
-from . import comparing, images, training
+from . import checking, comparing, images, training
 
 app = typer.Typer(
     name="pml-slade",
@@ -21,6 +21,7 @@ for command in (
     images.embed,
     images.evaluate,
     images.cluster,
+    checking.check,
 ):
     app.command()(command)
 app.command("table")(comparing.make_table)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,9 @@ from ..datasets.duplicates import find_duplicates
 from ..datasets.folders import open_images
 from ..datasets.glyphs import glyphs_splits
 from ..datasets.images import ImageDataset
+from ..datasets.looking import unreadable
 from ..datasets.omniglot import omniglot_splits
-from ..datasets.splits import Splits, check_gallery, split_validation
+from ..datasets.splits import Splits, check_gallery, parts, split_validation
 from ..datasets.views import Views
 from ..exceptions import ConfigError, DataError
 from ..runtime import Runtime, cpu_workers
@@ -25,6 +28,8 @@ from .settings import Config, DataConfig
 logger = logging.getLogger("pml_slade")
 
 MIN_CLASSES_FOR_VALIDATION = 10
+SHOWN = 10
+"""Images that a message names."""
 
 
 def build_runtime(config: Config, progress: bool = False) -> Runtime:
@@ -61,12 +66,12 @@ def build_pretraining_images(config: Config) -> dict[str, ImageDataset]:
     """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled."""
     data = config.data
     if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
-        splits = build_splits(config)
+        splits = readable(build_splits(config), data)
         return {"labeled": splits.labeled, "unlabeled": splits.unlabeled}
     if data.labeled is not None:
-        return {"labeled": _labeled(data, config.seed)[0]}
+        return readable_images({"labeled": _labeled(data, config.seed)[0]}, data)
     test, _ = _test(data)
-    return {"unlabeled": _unlabeled(data, test)}
+    return readable_images({"unlabeled": _unlabeled(data, test)}, data)
 
 
 def _own_splits(data: DataConfig, seed: int) -> Splits:
@@ -145,6 +150,50 @@ def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[s
         raise DataError(f"data.{key}: {path} has no {part}; it has {', '.join(kind.splits)}.")
     logger.info("data.%s: %s of %s", key, split, path)
     return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
+
+
+def readable(splits: Splits, data: DataConfig) -> Splits:
+    """Return the splits without the images that cannot be read, if `data.unreadable` is skip.
+
+    Raises:
+        DataError: such images, or a part of which nothing is left.
+    """
+    found = readable_images(parts(splits), data)
+    kept: dict[str, Any] = {n: images for n, images in found.items() if images is not getattr(splits, n)}
+    if "labeled" in kept:
+        kept["labeled"] = kept["labeled"].relabel()
+    return replace(splits, **kept) if kept else splits
+
+
+def readable_images(images: dict[str, ImageDataset], data: DataConfig) -> dict[str, ImageDataset]:
+    """Return parts without the images that cannot be read, if `data.unreadable` is skip.
+
+    Args:
+        images: by part.
+        data: settings of the data; "stop" looks at headers alone, "skip" decodes every image.
+
+    Raises:
+        DataError: such images, all of them in one message, or a part of which nothing is left.
+    """
+    skip = data.unreadable == "skip"
+    bad = {name: unreadable(part, decode=skip) for name, part in images.items()}
+    named = [
+        f"{name}: {images[name].name(i)} ({why})" for name, found in bad.items() for i, why in found.items()
+    ]
+    if not named:
+        return images
+    shown = "; ".join(named[:SHOWN]) + (f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
+    total = sum(len(part) for part in images.values())
+    if not skip:
+        raise DataError(
+            f"{len(named)} of {total} images cannot be read: {shown}. Replace them, or leave them out with "
+            "data.unreadable=skip; `pml-slade check FOLDER` lists them all."
+        )
+    logger.warning("left out %d of %d images that cannot be read: %s", len(named), total, shown)
+    kept = {name: np.setdiff1d(np.arange(len(part)), list(bad[name])) for name, part in images.items()}
+    if empty := [name for name, positions in kept.items() if not len(positions)]:
+        raise DataError(f"no image of {' and '.join(empty)} can be read: {shown}.")
+    return {name: part.subset(kept[name]) if bad[name] else part for name, part in images.items()}
 
 
 def report_duplicates(splits: Splits) -> str | None:

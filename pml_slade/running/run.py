@@ -91,7 +91,8 @@ class Run:
         self.config = config
         self.folder = Path(config.output)
         check_model(config)
-        self.views = data.build_views(config, splits or data.build_splits(config))
+        splits = data.readable(splits or data.build_splits(config), config.data)
+        self.views = data.build_views(config, splits)
         self.runtime = data.build_runtime(config, progress)
         self.is_frozen = config.model.train != "all"
         self._check()

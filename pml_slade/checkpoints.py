@@ -190,7 +190,7 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{step}.pt"
         with _atomic_file(path) as file:
             hashing = _HashingFile(file)
-            torch.save(encoded, cast(BinaryIO, hashing))
+            hashing.save(encoded)
             file.write(_MAGIC + hashing.digest())
         self._clean()
         return path
@@ -219,6 +219,11 @@ class Checkpoints:
                 "Restore one from a copy, or delete them to start from the beginning."
             )
         return None
+
+    @property
+    def newest(self) -> int:
+        """The step of the newest checkpoint, 0 before there is one."""
+        return next((step for step, _ in self._found()), 0)
 
     def _found(self) -> list[tuple[int, Path]]:
         """Checkpoints by step, newest first."""
@@ -261,8 +266,10 @@ def _atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk does not say where it is
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is journaled
         folder = os.open(path.parent, os.O_RDONLY)
@@ -278,10 +285,23 @@ class _HashingFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self._error: OSError | None = None
+
+    def save(self, obj: Any) -> None:
+        try:
+            torch.save(obj, cast(BinaryIO, self))
+        except RuntimeError:
+            if self._error is None:
+                raise
+            raise self._error from None  # torch does not say that the disk is full
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -15,7 +15,7 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "functional", "lazy", "presets"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets"},
     {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners"},
     {"models", "runtime", "trainers"},
@@ -34,6 +34,7 @@ ONLY = {
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
     "checkpoints": {"exceptions"},
+    "faults": {"exceptions"},
     "locks": {"exceptions"},
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "exceptions"},

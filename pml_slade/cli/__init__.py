@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ..exceptions import SladeError
+from ..faults import told
 from . import checking, comparing, images, training
 
 app = typer.Typer(
@@ -40,7 +41,8 @@ def main() -> None:
     """Run the command line; errors made for people come without a traceback."""
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
-        app()
+        with told():
+            app()
     except SladeError as error:
         typer.secho("error: ", fg="red", err=True, nl=False)
         typer.echo(str(error), err=True)

@@ -14,6 +14,7 @@ from ..checkpoints import write_atomic
 from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..exceptions import CheckpointError
+from ..faults import told
 from ..locks import locked
 from ..methods.building import build_cosine_schedulers, build_optimizer
 from ..models import (
@@ -57,7 +58,7 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)
     check(config, images, runtime)
     settings = Path(config.output) / "config.yaml"
-    with locked(config.output):
+    with told(str), locked(config.output):
         _admit(config, images)  # another run may have come first
         if not settings.exists():  # else it may be that of a run with rows
             write_atomic(settings, config.to_yaml().encode())

@@ -23,7 +23,8 @@ from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
 from ..evaluation import evaluate
-from ..exceptions import CheckpointError, ConfigError, SladeError
+from ..exceptions import CheckpointError, ConfigError, MachineError, SladeError
+from ..faults import told
 from ..locks import locked
 from ..methods import Job, Method
 from ..models import load_model, save_model
@@ -112,8 +113,9 @@ class Run:
 
         Raises:
             ConfigError: another run holds the folder, or has begun a row in it with other settings or images.
+            MachineError: the disk is full, memory is out, and the like.
         """
-        with locked(self.folder):
+        with told(str), locked(self.folder):
             return self._run()
 
     def _run(self) -> list[Result]:
@@ -231,7 +233,7 @@ class Run:
                 models = self._borrow(method, borrowed)
             else:
                 models = self._train(method, pretrained)
-        except CheckpointError:
+        except (CheckpointError, MachineError):
             raise
         except SladeError as error:
             row.fail(error)

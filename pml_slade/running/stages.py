@@ -22,6 +22,7 @@ from ..averages import ModelAverage
 from ..checkpoints import Checkpoints
 from ..compat import silent_epochs
 from ..exceptions import DivergedError
+from ..faults import told
 from ..trainers import load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 
@@ -94,7 +95,7 @@ def run_stage(stage: Stage) -> None:
         desc=stage.name,
         disable=not stage.progress,
     )
-    with bar, silent_epochs():
+    with bar, silent_epochs(), told(lambda: _resumes_at(stage, checkpoints)):
         for epoch in range(done + 1, stage.epochs + 1):
             row = {"epoch": float(epoch), **_train_epoch(stage, epoch, bar)}
             if stage.validate is not None:
@@ -107,6 +108,11 @@ def run_stage(stage: Stage) -> None:
     records.close()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
+
+
+def _resumes_at(stage: Stage, checkpoints: Checkpoints) -> str:
+    step, steps = (n * stage.trainer.iterations_per_epoch for n in (checkpoints.newest, stage.epochs))
+    return f"{stage.name}, step {step} of {steps}"
 
 
 def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:

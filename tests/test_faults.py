@@ -32,7 +32,10 @@ def test_an_error_of_the_system_says_what_where_and_what_to_do(number):
     ("error", "words"),
     [
         (MemoryError("3 GiB"), ("Out of memory (3 GiB)", "batch_size")),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), ("CUDA out of memory", "batch_size")),
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"),
+            ("CUDA out of memory", "batch_size"),
+        ),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore"),
             ("9 bytes", "batch_size"),

@@ -26,6 +26,7 @@ class Clusters:
         trained_on: how many points were looked at: all N, unless k-means was limited.
         objective: sum of squared distances to the centroids.
         merged: how many points, or small clusters of points, Ward merged; 0 for k-means.
+        signs: that they are of little use, see `health`.
     """
 
     labels: np.ndarray
@@ -37,6 +38,7 @@ class Clusters:
     trained_on: int
     objective: float
     merged: int = 0
+    signs: tuple[str, ...] = ()
 
     @property
     def num_empty(self) -> int:

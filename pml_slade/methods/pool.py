@@ -193,5 +193,7 @@ def write_labels(trainer: Any, folder: Path) -> None:
     from ..checkpoints import write_array_atomic, write_json_atomic
 
     pool = trainer.pool
-    write_json_atomic(folder / "clusters.json", {"summary": str(pool.clusters)})
+    write_json_atomic(
+        folder / "clusters.json", {"summary": str(pool.clusters), "warnings": pool.clusters.signs}
+    )
     write_array_atomic(folder / "pseudo_labels.npy", pool.pseudo_labels)

@@ -204,8 +204,10 @@ def report_duplicates(splits: Splits) -> str | None:
     for name, part in (("test", splits.test), ("gallery", splits.gallery)):
         if part is not None:
             logger.info("looking for images of the %s in the pool", name)
-            reports.append(f"pool against {name}: {find_duplicates(splits.unlabeled, part)}")
-            logger.info(reports[-1])
+            report = find_duplicates(splits.unlabeled, part)
+            reports.append(f"pool against {name}: {report}")
+            remedy = ". Take these images out of the pool: figures come out too good." if report.pairs else ""
+            logger.log(logging.WARNING if report.pairs else logging.INFO, reports[-1] + remedy)
     return "; ".join(reports)
 
 

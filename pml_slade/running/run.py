@@ -30,6 +30,7 @@ from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
 from .frozen import build_feature_views, join, split
+from .health import signs_of_pool
 from .models import (
     build_models,
     check_model,
@@ -108,6 +109,11 @@ class Run:
         """The images of each part, a line each."""
         return list_parts(self.splits)
 
+    @cached_property
+    def signs(self) -> list[str]:
+        """What speaks against the pool, for people."""
+        return signs_of_pool(self.config, self.splits, self.lists)
+
     def run(self) -> list[Result]:
         """Train what is not trained yet; return a result per row, in the order of the rows.
 
@@ -121,6 +127,8 @@ class Run:
     def _run(self) -> list[Result]:
         for method in self.config.chosen:  # another run may have come first
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
+        for sign in self.signs:
+            logger.warning("%s", sign)
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)
@@ -384,6 +392,7 @@ class Run:
         facts = {
             "data": describe(self.splits),
             "duplicates": data.report_duplicates(self.splits) if look else "not looked for",
+            "warnings": self.signs,
             "versions": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "machine": platform.machine(),

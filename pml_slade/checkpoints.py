@@ -13,7 +13,7 @@ import pickle
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -112,17 +112,22 @@ def escaped(name: str) -> str:
         >>> print(escaped("caf\\udce9.png"))
         caf\\udce9.png
     """
+    if name.isascii():
+        return name
+    with suppress(UnicodeEncodeError):  # it is no file's name here
+        name = os.fsencode(name).decode("utf-8", "surrogateescape")  # whatever the locale makes of the bytes
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def unescaped(name: str) -> str:
-    """Return the file name that `escaped` gave this text for.
+    """Return the file name that `escaped` gave this text for, as this locale has it.
 
     Examples:
         >>> unescaped(escaped("caf\\udce9.png")) == "caf\\udce9.png"
         True
     """
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
+    text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -39,6 +39,9 @@ def options(version: training.Version = False) -> None:
 
 def main() -> None:
     """Run the command line; errors made for people come without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no errors
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
         with told():

@@ -42,11 +42,11 @@ def check(
         bad += len(found.unreadable)
         names += images.names()
         looks += looked
-        _say(f"{folder}: {_overview(images, looked)}")
+        typer.echo(f"{folder}: {_overview(images, looked)}")
         for line in [*_lines(images, found), *_prospects(images, found)]:
-            _say(f"  {line}")
+            typer.echo(f"  {line}")
     for i, first in duplicates(ImageDataset(names), looks).items():
-        _say(f"duplicate: {names[i]} = {names[first]}")
+        typer.echo(f"duplicate: {names[i]} = {names[first]}")
     if bad:
         raise typer.Exit(1)
 
@@ -60,12 +60,6 @@ def open_as_it_is(path: Path) -> ImageDataset:
         return open_images(path, labeled=True)
     except DataError:  # a pool, or nothing that can be used
         return open_images(path, labeled=False)
-
-
-def _say(line: str) -> None:
-    from ..checkpoints import escaped
-
-    typer.echo(escaped(line))
 
 
 def _overview(images: ImageDataset, looks: list[Look]) -> str:

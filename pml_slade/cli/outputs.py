@@ -88,9 +88,9 @@ EMBEDDING_WRITERS: dict[str, Callable[[Path, Any, Sequence[str]], None]] = {
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file in UTF-8; of a file name that is none, the bytes are escaped, see `checkpoints`."""
-    from ..checkpoints import text_file_atomic
+    from ..checkpoints import escaped, text_file_atomic
 
     with text_file_atomic(path) as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([escaped(str(cell)) for cell in row] for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,10 @@ def _refuse(source: Path, rows: Iterable[int], what: str, remedy: str) -> None:
 
 def _found(path: Path) -> str:
     """The path as it stands there; if that is no file, with the bytes that `cluster` escapes."""
-    return str(path) if path.is_file() else unescaped(str(path))
+    with suppress(UnicodeEncodeError):  # a locale without these letters
+        if path.is_file():
+            return str(path)
+    return unescaped(str(path))
 
 
 def _refuse_repeated(source: Path, paths: list[str], rows: Iterable[int]) -> None:

@@ -103,3 +103,13 @@ def test_embeddings_that_are_not_finite_are_refused(bad):
         evaluate(points, np.array([0, 0, 1, 1]))
     with pytest.raises(DataError, match="not finite"):
         evaluate(np.eye(4), np.array([0, 0, 1, 1]), points, np.array([0, 0, 1, 1]))
+
+
+def test_classes_may_be_names():
+    points = np.random.default_rng(0).normal(size=(6, 3))
+    names = np.array(["b", "a", "c", "b", "a", "c"])
+    numbers = np.array([1, 0, 2, 1, 0, 2])
+    assert evaluate(points, names) == evaluate(points, numbers)
+    half = (points[:3], names[:3], points[3:], names[3:])
+    assert evaluate(*half) == evaluate(points[:3], numbers[:3], points[3:], numbers[3:])
+    assert evaluate(points, list(names)) == evaluate(points, numbers)

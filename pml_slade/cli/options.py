@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +77,11 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
 
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose exclude each other.")
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    screen = Console(stderr=True)
+    handler: logging.Handler = RichHandler(console=screen, show_path=False, show_time=False)
+    if not screen.is_terminal:  # in a file, a message is a line
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]

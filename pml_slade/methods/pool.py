@@ -184,7 +184,7 @@ def clustering(job: Job) -> dict[str, Any]:
         "smooth": student.smooth,
         "seed": job.seed,
         "min_cluster_size": student.min_cluster_size,
-        "progress": job.runtime.progress,
+        "progress": job.runtime.bars,
     }
 
 

@@ -94,10 +94,13 @@ def _labeled(data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | 
 def hold_out(labeled: ImageDataset, data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | None]:
     """Labeled images without the classes kept for validation, and these, where there are enough."""
     fraction = data.validation_fraction
-    if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
+    by_default = fraction == DataConfig.model_fields["validation_fraction"].default
+    if fraction and by_default and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
         logger.warning(
-            "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
+            "data.labeled has %d classes, too few (below %d) to keep some for validation: the last epoch is "
+            "taken. Give data.validation, or a data.validation_fraction of your own.",
             labeled.num_classes,
+            MIN_CLASSES_FOR_VALIDATION,
         )
         fraction = 0.0
     return split_validation(labeled, fraction, seed)
@@ -220,28 +223,36 @@ def build_views(config: Config, splits: Splits) -> Views:
 
 def check_batches(config: Config, splits: Splits) -> None:
     """Refuse batches that the labeled classes or the pool cannot fill, before anything is trained."""
+    found = []
     for name, stage in (("teacher", config.teacher), ("student", config.student)):
         needed = stage.batch_size // stage.images_per_class
         if splits.labeled.num_classes < needed:
-            raise DataError(
+            found.append(
                 f"{name}.batch_size={stage.batch_size} with {name}.images_per_class={stage.images_per_class} "
                 f"takes {needed} classes a batch, but {splits.labeled.num_classes} are labeled: lower "
-                f"{name}.batch_size."
+                f"{name}.batch_size to {splits.labeled.num_classes * stage.images_per_class}"
             )
     if len(splits.unlabeled) < config.student.unlabeled_batch_size:
-        raise DataError(
+        found.append(
             f"the pool has {len(splits.unlabeled)} images, fewer than "
-            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}"
         )
     if (config.student.num_clusters or 0) > len(splits.unlabeled):
-        raise DataError(
+        found.append(
             f"student.num_clusters={config.student.num_clusters} is more than the pool's "
-            f"{len(splits.unlabeled)} images."
+            f"{len(splits.unlabeled)} images"
         )
+    if found:
+        raise DataError("; ".join(found) + ".")
 
 
 def check_evaluation(splits: Splits) -> None:
     """Refuse validation and test images among which nothing can be retrieved, before anything is trained."""
+    if splits.validation is None and splits.test is None:
+        logger.warning(
+            "nothing will be measured: there are no validation and no test images. Give data.test, or "
+            "data.validation, or more labeled classes."
+        )
     alone = splits.test if splits.gallery is None else None
     for name, part in (("validation", splits.validation), ("test", alone)):
         if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:

@@ -228,7 +228,8 @@ class Run:
         done, inputs = row.result(), self._inputs(method)
         if done is not None and row.is_done_with(inputs):
             row.admit(inputs, self.lists)
-            return Result(**done)
+            model = str(self._model_file(method).relative_to(self.folder))
+            return Result(**done | {"row": method.key, "model": model})  # not where a file says
         borrowed = self.config.teacher.run if method.is_teacher else None
         pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
         inputs = self._inputs(method)

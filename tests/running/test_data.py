@@ -112,6 +112,34 @@ def test_a_batch_of_more_classes_than_are_labeled_is_refused(tmp_path, stage, in
         Run(config)
 
 
+def test_all_that_does_not_fit_the_batches_is_told_at_once(tmp_path, in_memory):
+    sizes = ["teacher.batch_size=24", "student.batch_size=40", "student.unlabeled_batch_size=100"]
+    with pytest.raises(DataError) as caught:
+        Run(small_config(NOWHERE, tmp_path / "run", *sizes), progress=False)
+    for words in (
+        "lower teacher.batch_size to 20",
+        "lower student.batch_size to 20",
+        "the pool has 64 images",
+    ):
+        assert words in str(caught.value)
+
+
+def test_a_share_for_validation_of_ones_own_is_kept_and_the_default_is_told(folders, tmp_path, caplog):
+    few = tmp_path / "few"
+    few.mkdir()
+    for folder in sorted(folders["labeled"].iterdir())[:6]:
+        (few / folder.name).symlink_to(folder)
+    given = {"labeled": few, "unlabeled": folders["unlabeled"]}
+    small = ("teacher.batch_size=4", "student.batch_size=4")
+    Run(small_config(given, tmp_path / "run", *small), progress=False)
+    assert "6 classes, too few (below 10)" in caplog.text
+    assert "nothing will be measured" in caplog.text
+    caplog.clear()
+    own = Run(small_config(given, tmp_path / "run", *small, "data.validation_fraction=0.4"), progress=False)
+    assert own.splits.validation.num_classes == 2
+    assert caplog.text == ""
+
+
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path, in_memory):
     config = small_config(NOWHERE, tmp_path / "run", "student.unlabeled_batch_size=66")
     with pytest.raises(DataError, match=r"pool has 64 images.*student\.unlabeled_batch_size=66"):

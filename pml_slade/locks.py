@@ -59,6 +59,25 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         os.close(handle)
 
 
+def check_free(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that a run holds now; what it is about to write may be changing.
+
+    Raises:
+        ConfigError: says which run holds it.
+    """
+    file = Path(folder).resolve() / NAME
+    if file in _held:  # to open and close it once more would free it
+        raise _in_use(file, _owner())
+    try:
+        handle = os.open(file, os.O_RDWR)
+    except OSError:  # none there, or none that this process may take
+        return
+    try:
+        _lock(handle, file)
+    finally:
+        os.close(handle)
+
+
 def _acquire(file: Path) -> int:
     """Open and lock a file, and write into it who holds it."""
     while True:

@@ -1,5 +1,6 @@
 """One run at a time in a folder, and a dead one stands in nobody's way."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from pml_slade.exceptions import ConfigError
-from pml_slade.locks import NAME, locked
+from pml_slade.locks import NAME, check_free, locked
 
 HOLDER = """
 import os, sys, time
@@ -40,7 +41,8 @@ def holder(tmp_path):
 
     yield start
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -53,6 +55,22 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path, holder):
         locked(tmp_path),
     ):
         pass
+
+
+def test_it_can_be_seen_that_a_folder_is_held_without_taking_it(tmp_path, holder):
+    check_free(tmp_path / "nowhere")
+    check_free(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        for _ in range(2):  # the look does not free it
+            with pytest.raises(ConfigError, match="is in use"):
+                check_free(tmp_path)
+    process = holder()
+    with pytest.raises(ConfigError, match=f"process {process.pid} on "):
+        check_free(tmp_path)
+    process.kill()
+    process.wait()
+    check_free(tmp_path)
 
 
 def test_a_dead_holder_is_replaced_at_once_although_its_child_lives(tmp_path, holder, caplog):

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ LONG = 5.0
 BLANK = 2.0
 """Standard deviation of the grey values (0 to 255) below which an image shows nothing."""
 BLOCK = 1024
+NEAR_END = 1 << 15
+"""Bytes, in which some cameras put more than the image."""
+_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND"}
 COMMON_MODES = frozenset(["RGB", "L", "P", "RGBA", "1", "LA", "PA"])
 T = TypeVar("T")
 
@@ -69,7 +72,8 @@ def look_at(images: ImageDataset, decode: bool = False, threads: int | None = No
 
     Args:
         images: to look at.
-        decode: read them whole; else their headers alone, which a damaged file may have kept.
+        decode: read them whole; else their headers, which a damaged file may have kept, and whether a JPEG
+            or PNG file has its end.
         threads: how many are read at a time; None: four a CPU, for disks that answer late.
 
     Examples:
@@ -77,15 +81,15 @@ def look_at(images: ImageDataset, decode: bool = False, threads: int | None = No
         >>> [look.error for look in look_at(ImageDataset(np.zeros((2, 8, 8), np.uint8)))]
         [None, None]
     """
-    look = _decoded if decode else _header
+    look = _decoded if decode else _both_ends
     return in_threads(look, images.raw_images(), threads)
 
 
 def unreadable(images: ImageDataset, decode: bool = False) -> dict[int, str]:
-    """Positions of the image files that cannot be read, and why; see `look_at`."""
+    """Positions of the image files that cannot be read, and why; from headers alone, or decoded."""
     if not images.are_files:
         return {}
-    looks = look_at(images, decode)
+    looks = in_threads(_decoded if decode else _header, images.raw_images())
     return {i: look.error for i, look in enumerate(looks) if look.error is not None}
 
 
@@ -129,6 +133,21 @@ def _header(item: Any) -> Look:
             return Look(image.size, _refused(image), _oddities(image, Path(item)))
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
         return Look(error=_said(error))
+
+
+def _both_ends(item: Any) -> Look:
+    look = _header(item)
+    if look.error is not None or not isinstance(item, (str, os.PathLike)) or _has_end(item):
+        return look
+    return replace(look, odd=(*look.odd, "its end is missing: look with --decode"))
+
+
+def _has_end(path: str | os.PathLike[str]) -> bool:
+    """Whether the mark that ends a JPEG or PNG file is near the end; pixels cannot hold that of JPEG."""
+    with open(path, "rb") as file:
+        end = _ENDS.get(file.read(3))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - NEAR_END))
+        return end is None or end in file.read()
 
 
 def _decoded(item: Any) -> Look:

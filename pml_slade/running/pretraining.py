@@ -15,7 +15,7 @@ from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..exceptions import CheckpointError
 from ..faults import told
-from ..locks import locked
+from ..locks import check_free, locked
 from ..methods.building import build_cosine_schedulers, build_optimizer
 from ..models import (
     SwAVCheckpoint,
@@ -55,6 +55,7 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         ConfigError: settings that do not fit; the folder holds this stage with other settings or images.
         DataError: images that cannot be used.
     """
+    check_free(config.output)
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)
     check(config, images, runtime)
     settings = Path(config.output) / "config.yaml"

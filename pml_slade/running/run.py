@@ -25,7 +25,7 @@ from ..datasets.views import Views
 from ..evaluation import evaluate
 from ..exceptions import CheckpointError, ConfigError, MachineError, SladeError
 from ..faults import told
-from ..locks import locked
+from ..locks import check_free, locked
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
@@ -83,7 +83,8 @@ class Run:
         splits: images of your own in place of those that `config.data` names.
 
     Raises:
-        ConfigError: settings that do not fit; a row was begun with other settings or images.
+        ConfigError: settings that do not fit; a row was begun with other settings or images; another run
+            holds the folder.
         DataError: images that cannot be used.
     """
 
@@ -92,6 +93,7 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
+        check_free(self.folder)
         check_model(config)
         splits = data.readable(splits or data.build_splits(config), config.data)
         self.views = data.build_views(config, splits)

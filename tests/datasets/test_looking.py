@@ -64,6 +64,8 @@ def test_half_a_file_is_found_when_it_is_decoded(root):
     whole = (root / "a/00.jpg").read_bytes()
     (root / "a/00.jpg").write_bytes(whole[: len(whole) // 2])
     assert unreadable(image_folder(root)) == {}
+    images, _, found = looked(root)
+    assert list(by_name(images, found.odd).values()) == ["its end is missing: look with --decode"]
     assert list(unreadable(image_folder(root), decode=True)) == [0]
 
 

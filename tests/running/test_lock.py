@@ -47,5 +47,7 @@ def test_neither_training_nor_pretraining_begins_in_a_folder_that_is_held(folder
         with pytest.raises(ConfigError, match="is in use"):
             run.run()
         with pytest.raises(ConfigError, match="is in use"):
+            Run(small_config(folders, tmp_path / "run", "rows=[teacher]", "seed=1"), progress=False)
+        with pytest.raises(ConfigError, match="is in use"):
             run_pretraining(alone, progress=False)
         assert content(tmp_path / "run") == before

@@ -13,7 +13,7 @@ import pickle
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -31,6 +31,7 @@ _FOOTER_SIZE = len(_MAGIC) + _DIGEST_SIZE
 _CHUNK = 1 << 22
 _NAME = re.compile(r"checkpoint-(\d+)\.pt")
 _NDARRAY = "__ndarray__"
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -73,9 +74,12 @@ def write_arrays_atomic(path: str | os.PathLike[str], **arrays: Any) -> None:
 
 @contextmanager
 def text_file_atomic(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a new UTF-8 file for csv, which takes its name when the block ends without an error."""
+    """Open a new UTF-8 file for csv, which takes its name when the block ends without an error.
+
+    File names that are not UTF-8 are escaped, see `escaped`.
+    """
     with _atomic_file(Path(path)) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         yield text
         text.flush()
         text.detach()
@@ -99,6 +103,31 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
         {'stage': 'teacher'}
     """
     write_atomic(path, (json.dumps(obj, indent=2) + "\n").encode())
+
+
+def escaped(name: str) -> str:
+    """Return a file's name as valid UTF-8: bytes that are none become, for example, ``\\udcff``.
+
+    Examples:
+        >>> print(escaped("caf\\udce9.png"))
+        caf\\udce9.png
+    """
+    if name.isascii():
+        return name
+    with suppress(UnicodeEncodeError):  # it is no file's name here
+        name = os.fsencode(name).decode("utf-8", "surrogateescape")  # whatever the locale makes of the bytes
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def unescaped(name: str) -> str:
+    """Return the file name that `escaped` gave this text for, as this locale has it.
+
+    Examples:
+        >>> unescaped(escaped("caf\\udce9.png")) == "caf\\udce9.png"
+        True
+    """
+    text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -166,7 +195,7 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{step}.pt"
         with _atomic_file(path) as file:
             hashing = _HashingFile(file)
-            torch.save(encoded, cast(BinaryIO, hashing))
+            hashing.save(encoded)
             file.write(_MAGIC + hashing.digest())
         self._clean()
         return path
@@ -195,6 +224,11 @@ class Checkpoints:
                 "Restore one from a copy, or delete them to start from the beginning."
             )
         return None
+
+    @property
+    def newest(self) -> int:
+        """The step of the newest checkpoint, 0 before there is one."""
+        return next((step for step, _ in self._found()), 0)
 
     def _found(self) -> list[tuple[int, Path]]:
         """Checkpoints by step, newest first."""
@@ -237,8 +271,10 @@ def _atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk does not say where it is
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is journaled
         folder = os.open(path.parent, os.O_RDONLY)
@@ -254,10 +290,23 @@ class _HashingFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self._error: OSError | None = None
+
+    def save(self, obj: Any) -> None:
+        try:
+            torch.save(obj, cast(BinaryIO, self))
+        except RuntimeError:
+            if self._error is None:
+                raise
+            raise self._error from None  # torch does not say that the disk is full
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -25,7 +25,7 @@ def evaluate(
 
     Args:
         embeddings: (n, d) queries.
-        labels: (n,) their true classes.
+        labels: (n,) their true classes, as integers or as names.
         gallery: (m, d) to search in, or None to search among the queries themselves.
         gallery_labels: (m,).
 
@@ -44,14 +44,15 @@ def evaluate(
     if gallery is None:
         if np.unique(labels, return_counts=True)[1].max() < 2:
             raise DataError("labels: no class has two images, so nothing can be retrieved.")
-        result = retrieval_accuracy(query, labels)
+        result = retrieval_accuracy(query, _numbers(labels))
     else:
         if gallery_labels is None or len(gallery_labels) != len(gallery):
             raise DataError("gallery_labels must hold one label per row of gallery.")
         if not np.isin(labels, gallery_labels).any():
             raise DataError("gallery_labels: no query's class is in the gallery.")
         reference = unit_rows(checked_embeddings(gallery))
-        result = retrieval_accuracy(query, labels, reference, np.asarray(gallery_labels))
+        numbers = _numbers(np.concatenate([labels, np.asarray(gallery_labels)]))
+        result = retrieval_accuracy(query, numbers[: len(query)], reference, numbers[len(query) :])
     return {name: 100 * value for name, value in result.items()}
 
 
@@ -104,3 +105,9 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
     center = mean(values)
     spread = (sum((v - center) ** 2 for v in values) / (n - 1)) ** 0.5
     return float(student_t.ppf((1 + confidence) / 2, n - 1) * spread / n**0.5)
+
+
+def _numbers(labels: np.ndarray) -> np.ndarray:
+    """A number for each class, whatever its label is."""
+    numbers: np.ndarray = np.unique(labels, return_inverse=True)[1]
+    return numbers

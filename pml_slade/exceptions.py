@@ -19,3 +19,7 @@ class DivergedError(SladeError, ArithmeticError):
 
 class CheckpointError(SladeError, RuntimeError):
     """A checkpoint or weights file is missing, damaged, or belongs to something else."""
+
+
+class MachineError(SladeError, RuntimeError):
+    """The machine gave out: the disk, memory, permissions, or a process that reads images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ class Runtime:
     Attributes:
         device: that computes.
         workers: data loader processes.
-        progress: whether progress bars are shown.
+        progress: whether progress is shown: bars on a terminal, else lines.
 
     Examples:
         >>> runtime = Runtime.find("cpu")
@@ -48,6 +49,11 @@ class Runtime:
         return cls(_device(device), workers, progress)
 
     @property
+    def bars(self) -> bool:
+        """Whether progress bars are shown; in a file they are one endless line."""
+        return self.progress and sys.stderr.isatty()
+
+    @property
     def quiet(self) -> Runtime:
         """The same without progress bars."""
         return replace(self, progress=False)
@@ -61,7 +67,7 @@ class Runtime:
             batch_size=batch_size,
             device=self.device,
             num_workers=self.workers,
-            progress=self.progress,
+            progress=self.bars,
         )
 
 

@@ -4,9 +4,13 @@ import csv
 import json
 import os
 import re
+import resource
+import shutil
+import signal
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from images import PER_CLASS, POOL, SMALL, TEST, write_images
@@ -14,6 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pml_slade import cli
+from pml_slade.cli.outputs import write_embeddings
 from pml_slade.datasets.tables import image_csv
 from pml_slade.presets import preset_names
 from pml_slade.running.describing import list_settings
@@ -230,6 +235,87 @@ def test_embed_takes_a_model_file_and_any_batch_size(trained, folders, tmp_path,
         assert command("embed", model, folders["test"], "-o", tmp_path / name, "-q", *options)[0] == 0
     first, second = (np.load(tmp_path / name)["embeddings"] for name in ("a", "b"))
     assert np.allclose(first, second, atol=1e-5)
+
+
+def test_embed_writes_a_table_that_says_the_same(trained, folders, tmp_path, command):
+    for name in ("vectors.npz", "vectors.csv"):
+        assert command("embed", trained[0], folders["test"], "-o", tmp_path / name, "-q")[0] == 0
+    with (
+        np.load(tmp_path / "vectors.npz") as arrays,
+        (tmp_path / "vectors.csv").open(encoding="utf-8") as file,
+    ):
+        header, *rows = csv.reader(file)
+        assert header == ["name", *(f"e{i}" for i in range(8))]
+        assert [row[0] for row in rows] == arrays["names"].tolist()
+        assert np.array_equal(np.array([row[1:] for row in rows], dtype=np.float32), arrays["embeddings"])
+
+
+@pytest.mark.parametrize("name", ["embed", "cluster"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, command, name):
+    options = ["-k", "3"] if name == "cluster" else []
+    (tmp_path / "file").touch()
+    for output, words in (
+        ("e.zip", (".zip", ".csv")),
+        ("e.CSV.gz", (".gz", ".csv")),
+        (".", ("is a folder",)),
+        ("file/e.csv", ("no folder", "e.csv")),
+    ):
+        refused(command(name, "no model", "no images", "-o", tmp_path / output, *options), "output: ", *words)
+
+
+def test_the_old_output_stays_when_the_new_one_cannot_be_written(tmp_path):
+    file = tmp_path / "e.npz"
+    file.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_embeddings(file, np.ones((9, 9), np.float32), ["a"] * 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("e.npz", "old")]
+
+
+def test_a_parquet_file_holds_names_and_embeddings(tmp_path):
+    pytest.importorskip("pyarrow")
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_embeddings(tmp_path / "e.parquet", vectors, ["a", "caf\udce9"])
+    table = pd.read_parquet(tmp_path / "e.parquet")
+    assert table["name"].tolist() == ["a", "caf\\udce9"]
+    assert np.array_equal(np.stack(table["embedding"]), vectors)
+
+
+def test_check_names_each_fault_and_says_what_training_would_do(folders, tmp_path, command):
+    for folder in sorted(folders["test"].iterdir()):
+        (tmp_path / folder.name).mkdir()
+        for file in folder.iterdir():
+            shutil.copy(file, tmp_path / folder.name / file.name)
+    code, out, err = command("check", tmp_path, "-q")
+    assert (code, err) == (0, "")
+    assert f"{TEST_IMAGES} images in {TEST} classes" in out
+    assert "fewer than 10 classes" in out
+    first = sorted(tmp_path.glob("*/*"))[0]
+    (tmp_path / "alone").mkdir()
+    shutil.copy(first, tmp_path / "alone" / first.name)
+    (first.parent / "bad.png").write_text("no image")
+    code, out, err = command("check", tmp_path, folders["unlabeled"], "-q", "--decode")
+    assert (code, err) == (1, "")
+    for words in (
+        f"unreadable: {first.parent / 'bad.png'}: no image that can be read",
+        f"class of one image: alone: {tmp_path / 'alone' / first.name}",
+        f"duplicate: {first} = {tmp_path / 'alone' / first.name}",
+        "training stops before it begins, since 1 of 34 images",
+        f"{folders['unlabeled']}: {POOL_IMAGES} images, 16 x 16 to 24 x 24 pixels",
+        "can be the pool",
+    ):
+        assert words in out
+
+
+def test_check_refuses_what_holds_no_images(tmp_path, command):
+    refused(command("check", tmp_path / "gone"), "gone", "does not exist")
+    refused(command("check", tmp_path), "holds no images")
 
 
 def numbers(out):

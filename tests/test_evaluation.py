@@ -117,3 +117,13 @@ def test_figures_of_classes_are_those_of_the_loop(seed, block, monkeypatch):
     counts = np.bincount(labels)[:4]
     assert len(found) == 4
     assert np.average(found, weights=counts) == pytest.approx(of_all, abs=1e-3)
+
+
+def test_classes_may_be_names():
+    points = np.random.default_rng(0).normal(size=(6, 3))
+    names = np.array(["b", "a", "c", "b", "a", "c"])
+    numbers = np.array([1, 0, 2, 1, 0, 2])
+    assert evaluate(points, names) == evaluate(points, numbers)
+    half = (points[:3], names[:3], points[3:], names[3:])
+    assert evaluate(*half) == evaluate(points[:3], numbers[:3], points[3:], numbers[3:])
+    assert evaluate(points, list(names)) == evaluate(points, numbers)

@@ -15,8 +15,8 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "functional", "lazy", "presets"},
-    {"averages", "checkpoints", "clustering", "distances"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets"},
+    {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
     {"pretraining"},
@@ -35,6 +35,8 @@ ONLY = {
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
     "checkpoints": {"exceptions"},
+    "faults": {"exceptions"},
+    "locks": {"exceptions"},
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "evaluation", "exceptions"},
 }

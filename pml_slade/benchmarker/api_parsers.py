@@ -264,7 +264,7 @@ class APISelfTrainingTrainer(_WithPool, theirs.BaseAPIParser):
         made = {**{key: getattr(self.args, key) for key in keys}, "images in the pool": size}
         if not note.exists():
             write_json_atomic(note, made)
-        for key, before in json.loads(note.read_text()).items():
+        for key, before in json.loads(note.read_text(encoding="utf-8")).items():
             if made[key] != before:
                 raise ConfigError(
                     f"{key}: the pseudo-labels of {self.args.experiment_name} were made with {before}, not "

@@ -178,7 +178,9 @@ def _accepted(made: Any) -> set[str] | None:
 def _keys_of_the_benchmarker() -> frozenset[str]:
     """Top-level keys of powerful-benchmarker's own YAML."""
     files = (Path(powerful_benchmarker.__path__[0]) / "configs").rglob("*.yaml")
-    return frozenset(key.split("~")[0] for file in files for key in yaml.safe_load(file.read_text()) or {})
+    return frozenset(
+        key.split("~")[0] for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    )
 
 
 def _nearest(name: str, known: Any) -> str:

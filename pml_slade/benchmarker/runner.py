@@ -70,10 +70,10 @@ class Runner(SingleExperimentRunner):
 
 def saved_settings(configs: Path, part: str) -> dict[str, Any]:
     """Settings of a run as it stands: as saved at first, with each key that was changed since."""
-    settings: dict[str, Any] = yaml.safe_load((configs / f"{part}.yaml").read_text()) or {}
+    settings: dict[str, Any] = yaml.safe_load((configs / f"{part}.yaml").read_text(encoding="utf-8")) or {}
     for folder in their_functions.get_sorted_config_diff_folders(str(configs))[0]:
         if (Path(folder) / f"{part}.yaml").is_file():
-            settings |= yaml.safe_load((Path(folder) / f"{part}.yaml").read_text())
+            settings |= yaml.safe_load((Path(folder) / f"{part}.yaml").read_text(encoding="utf-8"))
     return settings
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import typer
 
 from ..exceptions import SladeError
-from . import comparing, exporting, images, reporting, searching, settings, training
+from ..faults import told
+from . import checking, comparing, exporting, images, reporting, searching, settings, training
 
 app = typer.Typer(
     name="pml-slade",
@@ -16,7 +17,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (training.train, training.pretrain, training.demo, settings.settings),
+    "Train": (
+        training.train,
+        training.pretrain,
+        training.demo,
+        checking.check,
+        settings.settings,
+    ),
     "See what came of it": (reporting.report, images.evaluate),
     "Use a trained model": (
         searching.search,
@@ -45,9 +52,13 @@ def options(version: training.Version = False) -> None:
 
 def main() -> None:
     """Run the command line; errors made for people come without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no errors
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
-        app()
+        with told():
+            app()
     except SladeError as error:
         typer.secho("error: ", fg="red", err=True, nl=False)
         typer.echo(str(error), err=True)

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
+from .outputs import EMBEDDING_WRITERS, check_output, write_embeddings, write_table
 
 
 def embed(
     model: ModelFile,
     images: Images,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".npz to write.")] = Path("embeddings.npz"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=f"{', '.join(EMBEDDING_WRITERS)} to write.")
+    ] = Path("embeddings.npz"),
     device: Device = "auto",
     batch_size: BatchSize = 128,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Embed images: arrays `embeddings` (N, d), unit length, and `names` (N,)."""
+    """Embed images: `embeddings` (N, d) of unit length and `names` (N,); as .csv, a line an image."""
+    check_output(output, EMBEDDING_WRITERS)
     start_log(quiet)
     from ..api import load
-    from ..checkpoints import write_arrays_atomic
 
     trained = load(model, device, workers, not quiet)
     dataset = trained.open(images)
     vectors = trained.embed(dataset, batch_size)
-    write_arrays_atomic(output, embeddings=vectors, names=dataset.names())
+    write_embeddings(output, vectors, dataset.names())
     typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
 
 
@@ -80,9 +82,9 @@ def cluster(
     quiet: Quiet = False,
 ) -> None:
     """Cluster images as training does: a CSV of path,label, which `train` reads as labeled images."""
+    check_output(output, [".csv"])
     start_log(quiet)
     from ..api import load
-    from ..checkpoints import text_file_atomic
     from ..clustering import Clustering
     from ..datasets.pseudo_label_dataset import LEFT_OUT
 
@@ -90,12 +92,10 @@ def cluster(
     dataset = trained.open(images)
     how = Clustering(method=method, seed=seed, min_cluster_size=min_cluster_size)
     clusters = how(trained.embed(dataset, batch_size), num_clusters)
-    with text_file_atomic(output) as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label"])
-        writer.writerows(
-            [Path(name).absolute(), label]
-            for name, label in zip(dataset.names(), clusters.labels)
-            if label != LEFT_OUT
-        )
+    kept = (
+        [Path(name).absolute(), label]
+        for name, label in zip(dataset.names(), clusters.labels)
+        if label != LEFT_OUT
+    )
+    write_table(output, ["path", "label"], kept)
     typer.echo(f"{clusters}; written to {output}")

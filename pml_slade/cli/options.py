@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +77,11 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
 
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose exclude each other.")
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    screen = Console(stderr=True)
+    handler: logging.Handler = RichHandler(console=screen, show_path=False, show_time=False)
+    if not screen.is_terminal:  # in a file, a message is a line
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]
@@ -89,11 +95,42 @@ def console() -> Any:
     return Console()
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal that asks the process to end, such as a scheduler sends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let Ctrl-C end a run with a line on how to resume it."""
+    """Let Ctrl-C, SIGTERM or SIGHUP end a run with a line on how to resume it; exit code 128 + signal.
+
+    What was trained since the last checkpoint is trained again. Checkpoints lie between epochs, so that what
+    is resumed comes out the same to the bit.
+    """
+    before = {number: _on(number) for number in _ending_signals()}
     try:
         yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; repeat the command to resume from the last checkpoint", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        place = getattr(stop, "resumes_at", "")
+        where = f" ({place})" if place else ""
+        typer.echo(f"stopped; repeat the command to resume from the last checkpoint{where}", err=True)
+        raise typer.Exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ending_signals() -> list[signal.Signals]:
+    """Those that end a process here; nohup, for one, has SIGHUP ignored."""
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    return [number for number in known if number is not None and signal.getsignal(number) == signal.SIG_DFL]
+
+
+def _on(number: signal.Signals) -> Any:
+    def end(received: int, frame: Any) -> None:
+        raise Terminated(received)
+
+    return signal.signal(number, end)

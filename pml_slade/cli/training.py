@@ -109,8 +109,8 @@ def _run(config: Config, quiet: bool, verbose: bool) -> None:
     start_log(quiet, verbose)
     from ..running.run import Run
 
-    run = Run(config, progress=not quiet)
     with stoppable():
+        run = Run(config, progress=not quiet)
         results = run.run()
     _show(results, run.verdict(results), run.folder)
 

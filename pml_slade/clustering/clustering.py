@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
@@ -12,6 +12,7 @@ import numpy as np
 from ..exceptions import ConfigError, DataError
 from .clusters import Clusters, means, suggest_num_neighbours, tidy
 from .embedding import checked_embeddings, unit_rows
+from .health import signs
 from .settings import ClusteringSettings, Method
 from .smoothing import smooth
 from .ward import ward
@@ -92,6 +93,9 @@ class Clustering(ClusteringSettings):
         distances = np.sqrt(squared).astype(np.float32)
         clusters = tidy(assigned, centroids, k, self.min_cluster_size, distances=distances, **about)
         logger.info("pseudo-labels: %s", clusters)
+        clusters = replace(clusters, signs=tuple(signs(clusters, x)))
+        for sign in clusters.signs:
+            logger.warning("pseudo-labels: %s", sign)
         return clusters
 
     def _assign(self, x: np.ndarray, k: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -28,6 +28,7 @@ class Clusters:
         distances: (N,) float32, Euclidean distance of each embedding to the centroid of its cluster, at unit
             length where embeddings are brought to it; that of a point left out is to its small cluster's.
         merged: how many points, or small clusters of points, Ward merged; 0 for k-means.
+        signs: that they are of little use, see `health`.
     """
 
     labels: np.ndarray
@@ -40,6 +41,7 @@ class Clusters:
     objective: float
     distances: np.ndarray
     merged: int = 0
+    signs: tuple[str, ...] = ()
 
     @property
     def num_empty(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,50 @@ from PIL import Image, ImageOps
 
 from ..exceptions import DataError
 
+with suppress(ImportError):  # the extra `heif`
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+FORMATS = [
+    *("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "HEIF", "JPEG2000", "MPO", "DIB"),
+    *("TGA", "ICO", "ICNS", "CUR", "PSD", "QOI", "SGI", "SUN", "PCX", "DDS", "XBM"),
+]
+"""Names of formats in Pillow that are read: still pictures, and none that Pillow hands to another program, as
+it hands EPS to Ghostscript."""
+HEIF_SUFFIXES = frozenset([".heic", ".heics", ".heif", ".heifs", ".hif"])
+WITHOUT_MARK = ("TGA", "PCX", "XBM", "CUR", "ICO")
+"""Formats whose beginning hardly tells them from other files."""
+
+Image.init()
+IMAGE_SUFFIXES = frozenset(
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS and kind in Image.OPEN
+)
+"""Suffixes, in lower case, of the files that are taken for images."""
+
 SIXTEEN_BIT_TO_EIGHT = 257
 """65535 / 255: what a 16-bit grey value is divided by."""
 
 TRANSPARENT_MODES = frozenset(["LA", "La", "PA", "RGBA", "RGBa"])
+
+
+def open_image(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Open an image file, of which Pillow reads no more than the header."""
+    return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as an image of a known format does.
+
+    Examples:
+        >>> is_image(__file__)
+        False
+    """
+    try:
+        with open_image(path, [name for name in FORMATS if name not in WITHOUT_MARK]):
+            return True
+    except Exception:  # on damaged files Pillow's plugins raise nearly anything
+        return False
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -54,7 +96,7 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
     """Reads an image file completely: upright (EXIF), first frame, in `mode`.
 
     Args:
-        path: Any file that Pillow reads.
+        path: A file in one of `FORMATS`.
         mode: `"RGB"` or `"L"`.
 
     Returns:
@@ -73,7 +115,7 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
         (7, 7, 7)
     """
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             opened.load()
             upright: Any = ImageOps.exif_transpose(opened)
             return to_mode(upright, mode).copy()

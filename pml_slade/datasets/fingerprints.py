@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 from zlib import crc32
 
+from ..checkpoints import escaped
 from .images import NO_LABEL, ImageDataset
 
 PREFIX = 1 << 14
@@ -114,4 +115,4 @@ def _name(line: str) -> str:
 
 def _escaped(name: str) -> str:
     """A name in one line of valid UTF-8, whatever the file system allows."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    return escaped(name).replace("\n", "\\n")

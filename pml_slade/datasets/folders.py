@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..exceptions import DataError
+from .decoding import IMAGE_SUFFIXES
 from .images import ImageDataset
 from .tables import TABLE_SUFFIXES, image_csv
+from .walking import walk
 
-IMAGE_SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
-)
 Transform = Callable[[Image.Image], Any]
 
 logger = logging.getLogger("pml_slade")
@@ -31,8 +30,8 @@ def image_folder(
     """Reads `root/class/image`, or every image below `root` as unlabeled.
 
     Folders may be nested: the class of `root/a/b/1.png` is `"a/b"`. The order is that of the sorted
-    relative paths. Hidden files and folders and files that are no images are skipped, and their
-    number is logged. Symbolic links are followed.
+    relative paths. Hidden files and folders are skipped, files that are no images are counted in the
+    log, see `walking.walk`. Symbolic links are followed; each real folder is read once.
 
     Args:
         root: The folder.
@@ -60,17 +59,14 @@ def image_folder(
     base = Path(root)
     if not base.is_dir():
         raise DataError(f"root {str(base)!r} is not a folder; give one that holds images")
-    found, skipped = [], 0
-    for relative in _visible_files(base):
-        if relative.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(relative)
-        else:
-            skipped += 1
-    if skipped:
-        logger.info("%s: skipped %d files that are no images", base, skipped)
+    walked = walk(base)
+    found = walked.images
+    if said := walked.left_out(labeled):
+        level = logging.WARNING if walked.is_strange(labeled) else logging.INFO
+        logger.log(level, "%s: %s", base, said)
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"root {str(base)!r} holds no images ({suffixes})")
+        raise DataError(f"root {str(base)!r} holds no images ({suffixes})" + (f"; {said}" if said else ""))
     paths = [str(base / relative) for relative in found]
     if not labeled:
         return ImageDataset(paths, transform=transform, mode=mode)
@@ -126,23 +122,3 @@ def open_images(
     if source.suffix.lower() in TABLE_SUFFIXES:
         return image_csv(source, transform, mode, labeled, root)
     raise DataError(f"path {str(source)!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES)}")
-
-
-def _visible_files(base: Path) -> Iterator[Path]:
-    """Relative paths of all files below `base` that are not hidden, sorted."""
-    files = []
-    for folder, subfolders, names in os.walk(base, followlinks=True):
-        here = os.path.realpath(folder)
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and not _encloses(os.path.join(folder, name), here)
-        ]
-        files += [Path(folder, name).relative_to(base) for name in names if name[0] != "."]
-    yield from sorted(files, key=lambda file: file.parts)
-
-
-def _encloses(link: str, folder: str) -> bool:
-    """Whether `link` leads to `folder` or one of its parents: following it would never end."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, folder]) == target

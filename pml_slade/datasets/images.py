@@ -126,6 +126,11 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         except DataError as error:
             raise DataError(f"index {position}: {error}") from error
 
+    @property
+    def are_files(self) -> bool:
+        """Whether the images are files, read when they are asked for."""
+        return isinstance(self._images, list)
+
     def name(self, index: int) -> str:
         """The image's path, or `"#index"` for images in memory."""
         item = self._images[index] if isinstance(self._images, list) else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
+from ..checkpoints import unescaped
 from ..exceptions import DataError
 from .images import ImageDataset
 
@@ -64,11 +66,9 @@ def image_csv(
     if table.empty:
         raise DataError(f"{str(source)!r} lists no images below its header")
     _refuse(source, table.index[table[path_column] == ""], "no path", "fill it in")
-    repeated = table.index[table[path_column].duplicated()]
-    _refuse(source, repeated, "a path that an earlier line has", "list each image once")
-
     base = source.parent if root is None else Path(root)
-    paths = [str(base / name) for name in table[path_column]]
+    paths = [_found(base / name) for name in table[path_column]]
+    _refuse_repeated(source, paths, table.index)
     missing = [i for i, name in enumerate(paths) if not os.path.isfile(name)]
     if missing:
         examples = [f"{paths[i]} (line {_line(table.index[i])})" for i in missing[:3]]
@@ -126,6 +126,29 @@ def _refuse(source: Path, rows: Iterable[int], what: str, remedy: str) -> None:
     if lines:
         shown = ", ".join(map(str, lines[:3]))
         raise DataError(f"{str(source)!r}: {len(lines)} lines have {what} (line {shown}); {remedy}")
+
+
+def _found(path: Path) -> str:
+    """The path as it stands there; if that is no file, with the bytes that `cluster` escapes."""
+    with suppress(UnicodeEncodeError):  # a locale without these letters
+        if path.is_file():
+            return str(path)
+    return unescaped(str(path))
+
+
+def _refuse_repeated(source: Path, paths: list[str], rows: Iterable[int]) -> None:
+    """Raises when two lines lead to one file, be it by other names or links."""
+    first: dict[str, int] = {}
+    repeated = []
+    for path, row in zip(paths, rows):
+        earlier = first.setdefault(os.path.realpath(path), row)
+        if earlier != row:
+            repeated.append(f"line {_line(row)} has the file of line {_line(earlier)}, {path}")
+    if repeated:
+        raise DataError(
+            f"{str(source)!r}: {len(repeated)} lines have a file that an earlier line has "
+            f"({'; '.join(repeated[:3])}); list each image once"
+        )
 
 
 def _line(row: int) -> int:

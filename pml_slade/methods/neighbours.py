@@ -50,7 +50,7 @@ class Neighbours(TwoViewsMethod):
         return super().recipe(job, losses) | {
             "whitening": job.student.whitening,
             "smoothing": suggest_num_neighbours(pool_size, job.num_clusters),
-            "cluster_kwargs": {"progress": job.runtime.progress},
+            "cluster_kwargs": {"progress": job.runtime.bars},
         }
 
     def pool(self, job: Job, folder: Path) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def clustering(job: Job) -> dict[str, Any]:
         "smooth": student.smooth,
         "seed": job.seed,
         "min_cluster_size": student.min_cluster_size,
-        "progress": job.runtime.progress,
+        "progress": job.runtime.bars,
     }
 
 
@@ -205,7 +205,9 @@ def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:
     from ..datasets.fingerprints import readable_names
 
     labels, clusters = trainer.pool.pseudo_labels, trainer.pool.clusters
-    write_json_atomic(folder / "clusters.json", {"summary": str(clusters), **clusters.facts()})
+    write_json_atomic(
+        folder / "clusters.json", {"summary": str(clusters), **clusters.facts(), "warnings": clusters.signs}
+    )
     write_array_atomic(folder / "pseudo_labels.npy", labels)
     with text_file_atomic(folder / "pseudo_labels.csv") as file:
         writer = csv.writer(file, lineterminator="\n")

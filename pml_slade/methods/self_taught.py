@@ -44,7 +44,7 @@ class SelfTaught(MeanTeacher):
 
     def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
         """How many neighbours there are in a group."""
-        embedding = {"progress": job.runtime.progress}
+        embedding = {"progress": job.runtime.bars}
         return super().recipe(job, losses) | {"neighbours": job.own.neighbours, "cluster_kwargs": embedding}
 
     def pool(self, job: Job, folder: Path) -> dict[str, Any]:

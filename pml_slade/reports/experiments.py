@@ -216,7 +216,7 @@ def _dataset(folder: Path) -> str:
 
 def _yaml(folder: Path, file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"experiment {folder}: {file.name} cannot be read: {error}") from error
     return content if isinstance(content, dict) else {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,9 @@ from ..datasets.duplicates import find_duplicates
 from ..datasets.folders import open_images
 from ..datasets.glyphs import glyphs_splits
 from ..datasets.images import ImageDataset
+from ..datasets.looking import unreadable
 from ..datasets.omniglot import omniglot_splits
-from ..datasets.splits import Splits, check_gallery, split_validation
+from ..datasets.splits import Splits, check_gallery, parts, split_validation
 from ..datasets.views import Views
 from ..exceptions import ConfigError, DataError
 from ..runtime import Runtime, cpu_workers
@@ -25,6 +28,8 @@ from .settings import Config, DataConfig
 logger = logging.getLogger("pml_slade")
 
 MIN_CLASSES_FOR_VALIDATION = 10
+SHOWN = 10
+"""Images that a message names."""
 
 
 def build_runtime(config: Config, progress: bool = False) -> Runtime:
@@ -61,12 +66,12 @@ def build_pretraining_images(config: Config) -> dict[str, ImageDataset]:
     """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled."""
     data = config.data
     if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
-        splits = build_splits(config)
+        splits = readable(build_splits(config), data)
         return {"labeled": splits.labeled, "unlabeled": splits.unlabeled}
     if data.labeled is not None:
-        return {"labeled": _labeled(data, config.seed)[0]}
+        return readable_images({"labeled": _labeled(data, config.seed)[0]}, data)
     test, _ = _test(data)
-    return {"unlabeled": _unlabeled(data, test)}
+    return readable_images({"unlabeled": _unlabeled(data, test)}, data)
 
 
 def _own_splits(data: DataConfig, seed: int) -> Splits:
@@ -89,10 +94,13 @@ def _labeled(data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | 
 def hold_out(labeled: ImageDataset, data: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset | None]:
     """Labeled images without the classes kept for validation, and these, where there are enough."""
     fraction = data.validation_fraction
-    if fraction and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
+    by_default = fraction == DataConfig.model_fields["validation_fraction"].default
+    if fraction and by_default and labeled.num_classes < MIN_CLASSES_FOR_VALIDATION:
         logger.warning(
-            "data.labeled has %d classes, too few to keep some for validation: the last epoch is taken.",
+            "data.labeled has %d classes, too few (below %d) to keep some for validation: the last epoch is "
+            "taken. Give data.validation, or a data.validation_fraction of your own.",
             labeled.num_classes,
+            MIN_CLASSES_FOR_VALIDATION,
         )
         fraction = 0.0
     return split_validation(labeled, fraction, seed)
@@ -147,6 +155,50 @@ def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[s
     return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
 
 
+def readable(splits: Splits, data: DataConfig) -> Splits:
+    """Return the splits without the images that cannot be read, if `data.unreadable` is skip.
+
+    Raises:
+        DataError: such images, or a part of which nothing is left.
+    """
+    found = readable_images(parts(splits), data)
+    kept: dict[str, Any] = {n: images for n, images in found.items() if images is not getattr(splits, n)}
+    if "labeled" in kept:
+        kept["labeled"] = kept["labeled"].relabel()
+    return replace(splits, **kept) if kept else splits
+
+
+def readable_images(images: dict[str, ImageDataset], data: DataConfig) -> dict[str, ImageDataset]:
+    """Return parts without the images that cannot be read, if `data.unreadable` is skip.
+
+    Args:
+        images: by part.
+        data: settings of the data; "stop" looks at headers alone, "skip" decodes every image.
+
+    Raises:
+        DataError: such images, all of them in one message, or a part of which nothing is left.
+    """
+    skip = data.unreadable == "skip"
+    bad = {name: unreadable(part, decode=skip) for name, part in images.items()}
+    named = [
+        f"{name}: {images[name].name(i)} ({why})" for name, found in bad.items() for i, why in found.items()
+    ]
+    if not named:
+        return images
+    shown = "; ".join(named[:SHOWN]) + (f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
+    total = sum(len(part) for part in images.values())
+    if not skip:
+        raise DataError(
+            f"{len(named)} of {total} images cannot be read: {shown}. Replace them, or leave them out with "
+            "data.unreadable=skip; `pml-slade check FOLDER` lists them all."
+        )
+    logger.warning("left out %d of %d images that cannot be read: %s", len(named), total, shown)
+    kept = {name: np.setdiff1d(np.arange(len(part)), list(bad[name])) for name, part in images.items()}
+    if empty := [name for name, positions in kept.items() if not len(positions)]:
+        raise DataError(f"no image of {' and '.join(empty)} can be read: {shown}.")
+    return {name: part.subset(kept[name]) if bad[name] else part for name, part in images.items()}
+
+
 def report_duplicates(splits: Splits) -> str | None:
     """Look for test images in the pool, and say so; None where there is no test set."""
     if splits.test is None:
@@ -155,8 +207,10 @@ def report_duplicates(splits: Splits) -> str | None:
     for name, part in (("test", splits.test), ("gallery", splits.gallery)):
         if part is not None:
             logger.info("looking for images of the %s in the pool", name)
-            reports.append(f"pool against {name}: {find_duplicates(splits.unlabeled, part)}")
-            logger.info(reports[-1])
+            report = find_duplicates(splits.unlabeled, part)
+            reports.append(f"pool against {name}: {report}")
+            remedy = ". Take these images out of the pool: figures come out too good." if report.pairs else ""
+            logger.log(logging.WARNING if report.pairs else logging.INFO, reports[-1] + remedy)
     return "; ".join(reports)
 
 
@@ -170,20 +224,28 @@ def build_views(config: Config, splits: Splits) -> Views:
 
 def check_batches(config: Config, splits: Splits) -> None:
     """Refuse batches that the pool cannot fill, before anything is trained."""
+    found = []
     if len(splits.unlabeled) < config.student.unlabeled_batch_size:
-        raise DataError(
+        found.append(
             f"the pool has {len(splits.unlabeled)} images, fewer than "
-            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}."
+            f"student.unlabeled_batch_size={config.student.unlabeled_batch_size}"
         )
     if (config.student.num_clusters or 0) > len(splits.unlabeled):
-        raise DataError(
+        found.append(
             f"student.num_clusters={config.student.num_clusters} is more than the pool's "
-            f"{len(splits.unlabeled)} images."
+            f"{len(splits.unlabeled)} images"
         )
+    if found:
+        raise DataError("; ".join(found) + ".")
 
 
 def check_evaluation(splits: Splits) -> None:
     """Refuse validation and test images among which nothing can be retrieved, before anything is trained."""
+    if splits.validation is None and splits.test is None:
+        logger.warning(
+            "nothing will be measured: there are no validation and no test images. Give data.test, or "
+            "data.validation, or more labeled classes."
+        )
     alone = splits.test if splits.gallery is None else None
     for name, part in (("validation", splits.validation), ("test", alone)):
         if part is not None and np.unique(part.known_labels(), return_counts=True)[1].max() < 2:

@@ -14,6 +14,8 @@ from ..checkpoints import write_atomic
 from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..exceptions import CheckpointError
+from ..faults import told
+from ..locks import check_free, locked
 from ..methods.building import build_cosine_schedulers, build_optimizer
 from ..models import (
     SwAVCheckpoint,
@@ -53,12 +55,15 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         ConfigError: settings that do not fit; the folder holds this stage with other settings or images.
         DataError: images that cannot be used.
     """
+    check_free(config.output)
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)
     check(config, images, runtime)
     settings = Path(config.output) / "config.yaml"
-    if not settings.exists():  # else it may be that of a run with rows
-        write_atomic(settings, config.to_yaml().encode())
-    return pretrain(config, images, runtime)
+    with told(str), locked(config.output):
+        _admit(config, images)  # another run may have come first
+        if not settings.exists():  # else it may be that of a run with rows
+            write_atomic(settings, config.to_yaml().encode())
+        return pretrain(config, images, runtime)
 
 
 def pretrained_file(config: Config) -> Path:
@@ -73,10 +78,14 @@ def check(config: Config, images: Images, runtime: Runtime) -> None:
         ConfigError: settings that do not fit; the stage was begun with other settings or images.
         DataError: fewer images than a batch.
     """
-    inputs, lists = _inputs(config, images)
-    Row(Path(config.output), FOLDER).admit(inputs, lists)
+    _admit(config, images)
     if not pretrained_file(config).exists():
         build_trainer(config, images, runtime)
+
+
+def _admit(config: Config, images: Images) -> None:
+    inputs, lists = _inputs(config, images)
+    Row(Path(config.output), FOLDER).admit(inputs, lists)
 
 
 def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validate | None = None) -> Path:

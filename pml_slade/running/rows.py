@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoints import write_atomic, write_json_atomic
 from ..datasets.fingerprints import difference, digest, list_images
-from ..datasets.splits import Splits, parts
+from ..datasets.splits import PARTS, Splits, parts
 from ..exceptions import CheckpointError, ConfigError
 from ..methods import Method
 from .models import build_trunk_input
@@ -32,6 +32,23 @@ OF_EVERY_ROW = (
     "model.",
 )
 """Settings that every row depends on. Where images lie is none of them: the images are compared."""
+MOST_BYTES, MOST_LISTED = 1 << 24, 1 << 27
+"""Of a JSON file in a run's folder, and of a list of images, unpacked."""
+DIGEST = re.compile("[0-9a-f]{64}")
+FIGURES = {"MAP@R", "RP", "P@1"}
+NONE = type(None)
+INPUTS: dict[str, tuple[type, ...]] = {"settings": (dict,), "images": (dict,), "starts_from": (str, NONE)}
+RESULT: dict[str, tuple[type, ...]] = {
+    "row": (str,),
+    "title": (str,),
+    "steps": (int,),
+    "images": (int,),
+    "validation": (dict, NONE),
+    "test": (dict, NONE),
+    "model": (str,),
+    "validation_classes": (list, NONE),
+}
+"""What the files of a row hold, see `Inputs` and `run.Result`."""
 OURS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 """Names of files that a killed run was about to write."""
 
@@ -98,7 +115,17 @@ class Row:
     def result(self) -> dict[str, Any] | None:
         """What it came to, or None while it is not done."""
         file = self.folder / "result.json"
-        return read_json(file) if file.exists() else None
+        if not file.exists():
+            return None
+        found = read_fields(file, RESULT, {"validation_classes": None})
+        by_class = found["validation_classes"] or []
+        if not all(isinstance(value, (int, float)) for value in by_class):
+            raise _damaged(file, "its figures are none")
+        for figures in (found["validation"], found["test"]):
+            numbers = [] if figures is None else [v for v in figures.values() if isinstance(v, (int, float))]
+            if figures is not None and (figures.keys() != FIGURES or len(numbers) != len(FIGURES)):
+                raise _damaged(file, "its figures are none")
+        return found
 
     def admit(self, now: Inputs, lists: Mapping[str, list[str]]) -> None:
         """Make sure that the row may be begun, or go on, with these inputs.
@@ -168,7 +195,12 @@ class Row:
 
     def inputs(self) -> Inputs:
         """What it was begun with."""
-        return Inputs(**read_json(self.folder / "inputs.json"))
+        file = self.folder / "inputs.json"
+        found = read_fields(file, INPUTS)
+        for part, number in found["images"].items():
+            if part not in PARTS or not isinstance(number, str) or not DIGEST.fullmatch(number):
+                raise _damaged(file, f"its images of {part!r:.50} are none")
+        return Inputs(found["settings"], found["images"], found["starts_from"])
 
     def _changed(self, part: str, before: Inputs, lists: Mapping[str, list[str]]) -> str:
         old = before.images.get(part)
@@ -214,12 +246,23 @@ def keep_lists(run: Path, lists: Mapping[str, list[str]]) -> None:
 
 
 def read_list(run: Path, part: str, number: str) -> list[str] | None:
-    """The images that a digest stands for, or None where they were not written down."""
+    """The images that a digest stands for, or None where they were not written down, or are too many.
+
+    Raises:
+        CheckpointError: the list is damaged, or of other images.
+    """
     file = _list_file(run, part, number)
     if not file.exists():
         return None
     try:
-        return gzip.decompress(file.read_bytes()).decode().split("\n")
+        with gzip.open(file) as opened:
+            content = opened.read(MOST_LISTED + 1)
+        if len(content) > MOST_LISTED:
+            return None
+        lines = content.decode().split("\n")
+        if digest(lines) != number:
+            raise ValueError("it lists other images")
+        return lines
     except (OSError, EOFError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
 
@@ -232,17 +275,49 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """Read a file of a run folder.
+    """Read a JSON file of a run's folder as if a stranger had written it.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged or too large.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error}). Restore it from a copy, or delete {file.parent} to begin it again."
-        ) from None
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+        return json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from None
+
+
+def read_fields(
+    file: Path, kinds: Mapping[str, tuple[type, ...]], newer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        file: of a run's folder.
+        kinds: the types that each of its values may have, by key.
+        newer: keys that files of before do not have, with what stands for them.
+
+    Raises:
+        CheckpointError: it is damaged, too large, or has other keys or values.
+    """
+    found = read_json(file)
+    if isinstance(found, dict):
+        found = {**(newer or {}), **found}
+    if not isinstance(found, dict) or found.keys() != kinds.keys():
+        raise _damaged(file, f"it must have {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        if not isinstance(found[key], kind):
+            raise _damaged(file, f"{key} cannot be {found[key]!r:.50}")
+    return found
+
+
+def _damaged(file: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is damaged ({why}). Restore it from a copy, or delete {file.parent} to begin it again."
+    )
 
 
 def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:

@@ -23,12 +23,15 @@ from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
 from ..evaluation import evaluate, map_at_r_by_class
-from ..exceptions import CheckpointError, ConfigError, SladeError
+from ..exceptions import CheckpointError, ConfigError, MachineError, SladeError
+from ..faults import told
+from ..locks import check_free, locked
 from ..methods import Job, Method
 from ..models import load_model, save_model
 from . import data, pretraining
 from .cards import write_card
 from .frozen import build_feature_views, join, split
+from .health import signs_of_pool
 from .models import (
     build_models,
     check_model,
@@ -59,7 +62,8 @@ class Run:
         splits: images of your own in place of those that `config.data` names.
 
     Raises:
-        ConfigError: settings that do not fit; a row was begun with other settings or images.
+        ConfigError: settings that do not fit; a row was begun with other settings or images; another run
+            holds the folder.
         DataError: images that cannot be used.
     """
 
@@ -68,8 +72,10 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
+        check_free(self.folder)
         check_model(config)
-        self.views = data.build_views(config, splits or data.build_splits(config))
+        splits = data.readable(splits or data.build_splits(config), config.data)
+        self.views = data.build_views(config, splits)
         self.reading = data.build_runtime(config, progress)
         self.is_frozen = config.model.train != "all"
         # What a frozen part gives is read from mapped files: faster than other processes would send it.
@@ -86,8 +92,26 @@ class Run:
         """The images of each part, a line each."""
         return list_parts(self.splits)
 
+    @cached_property
+    def signs(self) -> list[str]:
+        """What speaks against the pool, for people."""
+        return signs_of_pool(self.config, self.splits, self.lists)
+
     def run(self) -> list[Result]:
-        """Train what is not trained yet; return a result per row, in the order of the rows."""
+        """Train what is not trained yet; return a result per row, in the order of the rows.
+
+        Raises:
+            ConfigError: another run holds the folder, or has begun a row in it with other settings or images.
+            MachineError: the disk is full, memory is out, and the like.
+        """
+        with told(str), locked(self.folder):
+            return self._run()
+
+    def _run(self) -> list[Result]:
+        for method in self.config.chosen:  # another run may have come first
+            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
+        for sign in self.signs:
+            logger.warning("%s", sign)
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)
@@ -193,7 +217,8 @@ class Run:
         done, inputs = row.result(), self._inputs(method)
         if done is not None and row.is_done_with(inputs):
             row.admit(inputs, self.lists)
-            return Result(**done)
+            model = str(self._model_file(method).relative_to(self.folder))
+            return Result(**done | {"row": method.key, "model": model})  # not where a file says
         borrowed = self.config.teacher.run if method.is_teacher else None
         pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
         inputs = self._inputs(method)
@@ -206,7 +231,7 @@ class Run:
                 models = self._borrow(method, borrowed)
             else:
                 models = self._train(method, pretrained)
-        except CheckpointError:
+        except (CheckpointError, MachineError):
             raise
         except SladeError as error:
             row.fail(error)
@@ -370,6 +395,7 @@ class Run:
         facts = {
             "data": describe(self.splits),
             "duplicates": data.report_duplicates(self.splits) if look else "not looked for",
+            "warnings": self.signs,
             "versions": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "machine": platform.machine(),

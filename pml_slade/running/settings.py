@@ -90,6 +90,11 @@ class DataConfig(Section):
     workers: int | None = Field(
         None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
     )
+    unreadable: Literal["stop", "skip"] = Field(
+        "stop",
+        description="images that cannot be read: stop: they are named, and nothing is trained; skip: they "
+        "are left out and counted, and every image is decoded once beforehand to find them",
+    )
     check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
 
     @model_validator(mode="after")

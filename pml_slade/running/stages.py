@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from tqdm import tqdm
 from ..averages import ModelAverage
 from ..checkpoints import Checkpoints
 from ..compat import silent_epochs
-from ..exceptions import DivergedError
+from ..exceptions import CheckpointError, DivergedError
+from ..faults import told
 from ..trainers import load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 
@@ -95,9 +97,9 @@ def run_stage(stage: Stage) -> None:
         total=stage.epochs * trainer.iterations_per_epoch,
         initial=done * trainer.iterations_per_epoch,
         desc=stage.name,
-        disable=not stage.progress,
+        disable=not stage.progress or not sys.stderr.isatty(),
     )
-    with bar, silent_epochs():
+    with bar, silent_epochs(), told(lambda: _resumes_at(stage, checkpoints)):
         for epoch in range(done + 1, stage.epochs + 1):
             row = {"epoch": float(epoch), **_train_epoch(stage, epoch, bar)}
             if stage.validate is not None:
@@ -108,9 +110,17 @@ def run_stage(stage: Stage) -> None:
             checkpoints.save(_state(stage), epoch)
             records.add(row)
             bar.set_postfix_str(_brief(row))
+            if stage.progress and bar.disable:  # a file gets a line an epoch
+                steps = [n * trainer.iterations_per_epoch for n in (epoch, stage.epochs)]
+                print(f"{stage.name}: step {steps[0]}/{steps[1]}, {_brief(row)}", file=sys.stderr, flush=True)
     records.close()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
+
+
+def _resumes_at(stage: Stage, checkpoints: Checkpoints) -> str:
+    step, steps = (n * stage.trainer.iterations_per_epoch for n in (checkpoints.newest, stage.epochs))
+    return f"{stage.name}, step {step} of {steps}"
 
 
 def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
@@ -181,10 +191,16 @@ def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
     if found is None:
         return 0
     epoch, state = found
-    load_trainer_state(stage.trainer, state["trainer"])
-    if stage.average is not None:
-        stage.average.load_state_dict(state["average"])
-    stage.history, stage.best = state["history"], state["best"]
+    try:
+        load_trainer_state(stage.trainer, state["trainer"])
+        if stage.average is not None:
+            stage.average.load_state_dict(state["average"])
+        stage.history, stage.best = state["history"], state["best"]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"checkpoint-{epoch}.pt in {checkpoints.folder} is none of {stage.name} "
+            f"({' '.join(str(error).split())[:200]}): delete {stage.folder} to begin it again."
+        ) from error
     logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
     return epoch
 

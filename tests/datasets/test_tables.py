@@ -63,7 +63,8 @@ def test_byte_order_marks_blank_lines_tabs_and_quotes_are_fine(write):
         ("path,label\na.png,x\n\nb.png,\n", r"1 lines have no label \(line 4\)"),
         ("path,label\na.png,x\nb.png\n", r"no label \(line 3\)"),
         ("path,label\n,x\nb.png,y\n", r"no path \(line 2\)"),
-        ("path,label\na.png,x\nb.png,y\na.png,y\n", r"earlier line has \(line 4\)"),
+        ("path,label\na.png,x\nb.png,y\na.png,y\n", r"line 4 has the file of line 2, .*a\.png"),
+        ("path,label\na.png,x\nsub/../a.png,y\n", r"1 lines .*line 3 has the file of line 2"),
         ("path,label\na.png,x\nb.png,x\n", "single class 'x'"),
         ("path,label\na.png,x,1\nb.png,y,2\n", "more fields"),
         ("path,label\na.png,x\nb.png,y,2\n", "line 3"),
@@ -84,3 +85,16 @@ def test_missing_files_are_counted_and_three_are_named(write):
 def test_a_missing_table_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read as a table"):
         image_csv(tmp_path / "nowhere.csv")
+
+
+def test_a_file_under_the_name_of_a_link_is_the_same_file(write, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    with pytest.raises(DataError, match="line 3 has the file of line 2"):
+        image_csv(write("path,label\nsub/c d.png,x\nlink/c d.png,y\n"))
+
+
+def test_names_that_are_no_utf8_come_back_from_a_list_that_escapes_them(write, tmp_path):
+    name = "caf\udce9.png"
+    (tmp_path / name).touch()
+    data = image_csv(write("path,label\ncaf\\udce9.png,x\na.png,y\n"))
+    assert data.name(0) == str(tmp_path / name)

@@ -7,7 +7,7 @@ import torch
 from images import LABELED, PER_CLASS, drawings, small_config, splits, write_images
 
 from pml_slade.datasets.images import ImageDataset
-from pml_slade.datasets.splits import class_names
+from pml_slade.datasets.splits import class_names, parts
 from pml_slade.exceptions import ConfigError, DataError
 from pml_slade.running import data as run_data
 from pml_slade.running.models import build_models, model_meta
@@ -112,6 +112,34 @@ def test_where_classes_are_few_a_batch_has_more_images_of_each(tmp_path, size, p
     assert slade.images_per_class(run.job(slade)) == per_class
 
 
+def test_all_that_does_not_fit_the_batches_is_told_at_once(tmp_path, in_memory):
+    sizes = ["teacher.batch_size=24", "student.batch_size=40", "student.unlabeled_batch_size=100"]
+    with pytest.raises(DataError) as caught:
+        Run(small_config(NOWHERE, tmp_path / "run", *sizes), progress=False)
+    for words in (
+        "lower teacher.batch_size to 20",
+        "lower student.batch_size to 20",
+        "the pool has 64 images",
+    ):
+        assert words in str(caught.value)
+
+
+def test_a_share_for_validation_of_ones_own_is_kept_and_the_default_is_told(folders, tmp_path, caplog):
+    few = tmp_path / "few"
+    few.mkdir()
+    for folder in sorted(folders["labeled"].iterdir())[:6]:
+        (few / folder.name).symlink_to(folder)
+    given = {"labeled": few, "unlabeled": folders["unlabeled"]}
+    small = ("teacher.batch_size=4", "student.batch_size=4")
+    Run(small_config(given, tmp_path / "run", *small), progress=False)
+    assert "6 classes, too few (below 10)" in caplog.text
+    assert "nothing will be measured" in caplog.text
+    caplog.clear()
+    own = Run(small_config(given, tmp_path / "run", *small, "data.validation_fraction=0.4"), progress=False)
+    assert own.splits.validation.num_classes == 2
+    assert caplog.text == ""
+
+
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path, in_memory):
     config = small_config(NOWHERE, tmp_path / "run", "student.unlabeled_batch_size=66")
     with pytest.raises(DataError, match=r"pool has 64 images.*student\.unlabeled_batch_size=66"):
@@ -191,3 +219,56 @@ def test_the_models_file_says_how_to_rebuild_it(tmp_path):
         "trunk_options": {},
         "input": None,
     }
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Folders with three files without a header, and one that is cut; and the names of these."""
+    folders = write_images(tmp_path / "images")
+    headless = [sorted(folders[part].rglob("*.png"))[0] for part in folders]
+    for file in headless:
+        file.write_bytes(b"no image")
+    cut = sorted(folders["unlabeled"].rglob("*.bmp"))[0]
+    cut.write_bytes(cut.read_bytes()[:-200])
+    return folders, headless, cut
+
+
+def test_all_images_without_a_sound_header_are_named_in_one_line_before_anything_is_written(
+    damaged, tmp_path
+):
+    folders, headless, _ = damaged
+    with pytest.raises(DataError, match=r"3 of \d+ images cannot be read") as caught:
+        Run(small_config(folders, tmp_path / "run"), progress=False)
+    message = str(caught.value)
+    assert [str(file) for file in headless if str(file) not in message] == []
+    assert "data.unreadable=skip" in message
+    assert "\n" not in message
+    assert not (tmp_path / "run").exists()
+    alone = small_config(
+        folders, tmp_path / "run", "rows=[]", "pretraining.steps=4", "pretraining.num_local=0"
+    )
+    with pytest.raises(DataError, match=r"3 of \d+ images cannot be read"):
+        run_data.build_pretraining_images(alone)
+
+
+def test_what_cannot_be_decoded_is_left_out_where_that_is_asked_for(damaged, tmp_path, caplog):
+    folders, headless, cut = damaged
+    run = Run(small_config(folders, tmp_path / "run", "data.unreadable=skip"), progress=False)
+    assert "left out 4 of 192 images" in caplog.text
+    assert str(cut) in caplog.text
+    names = [name for part in parts(run.splits).values() for name in part.names()]
+    assert len(names) == 188
+    assert not {str(file) for file in (*headless, cut)} & set(names)
+
+
+def test_a_class_that_is_left_out_with_its_images_leaves_no_gap(tmp_path, caplog):
+    folders = write_images(tmp_path / "images")
+    for file in (folders["labeled"] / "labeled 03").iterdir():
+        file.write_bytes(b"")
+    config = small_config(folders, tmp_path / "run", "data.unreadable=skip", "data.validation_fraction=0")
+    labeled = run_data.readable(run_data.build_splits(config), config.data).labeled
+    assert (labeled.num_classes, labeled.labels.max()) == (LABELED - 1, LABELED - 2)
+    for file in folders["unlabeled"].iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="no image of unlabeled can be read"):
+        run_data.readable(run_data.build_splits(config), config.data)

@@ -10,7 +10,8 @@ from pytorch_metric_learning.losses import ContrastiveLoss, ProxyAnchorLoss
 from pytorch_metric_learning.trainers import MetricLossOnly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pml_slade.exceptions import SladeError
+from pml_slade.checkpoints import Checkpoints
+from pml_slade.exceptions import CheckpointError, MachineError, SladeError
 from pml_slade.running.stages import Stage, run_stage, seed_everything
 
 STEPS, EPOCHS = 3, 4
@@ -276,3 +277,33 @@ def test_seeding_takes_several_numbers_and_their_order_counts():
 
     assert draw(1, 2) == draw(1, 2)
     assert len({draw(1, 2), draw(2, 1), draw(1), draw(1, 2, 0)}) >= 3
+
+
+def test_without_a_terminal_each_epoch_is_a_line(tmp_path, capsys):
+    run(tmp_path, scores=[10.0, 20.0, 30.0, 40.0], progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"Teacher: step {3 * n}/12" for n in (1, 2, 3, 4)]
+    assert "validation MAP@R 40.0" in lines[-1]
+    assert max(map(len, lines)) < 100
+
+
+def test_a_checkpoint_of_another_stage_is_refused_in_one_line(tmp_path):
+    Checkpoints(tmp_path / "checkpoints").save({"trainer": {}, "history": []}, 2)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2\.pt .* is none of Teacher .*begin it again"
+    ) as caught:
+        run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_machine_names_the_step_of_the_last_checkpoint(tmp_path):
+    made = stage(tmp_path)
+
+    def measure():
+        if made.history:
+            raise MemoryError
+        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}
+
+    made.validate = measure
+    with pytest.raises(MachineError, match=r"Out of memory.*\(Teacher, step 3 of 12\)"):
+        run_stage(made)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from ...exceptions import ConfigError, DataError
-from ..folders import IMAGE_SUFFIXES
+from ..decoding import IMAGE_SUFFIXES
 from .base import CatalogueDataset, Counts, Source, words
 from .reading import Listing, read_mat, read_rows
 

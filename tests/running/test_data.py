@@ -113,14 +113,10 @@ def test_where_classes_are_few_a_batch_has_more_images_of_each(tmp_path, size, p
 
 
 def test_all_that_does_not_fit_the_batches_is_told_at_once(tmp_path, in_memory):
-    sizes = ["teacher.batch_size=24", "student.batch_size=40", "student.unlabeled_batch_size=100"]
+    sizes = ["student.num_clusters=90", "student.unlabeled_batch_size=100"]
     with pytest.raises(DataError) as caught:
         Run(small_config(NOWHERE, tmp_path / "run", *sizes), progress=False)
-    for words in (
-        "lower teacher.batch_size to 20",
-        "lower student.batch_size to 20",
-        "the pool has 64 images",
-    ):
+    for words in ("the pool has 64 images, fewer", "student.num_clusters=90 is more"):
         assert words in str(caught.value)
 
 

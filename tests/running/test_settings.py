@@ -85,7 +85,7 @@ def test_a_gallery_needs_test_images():
 def test_folders_are_all_that_has_to_be_given():
     config = own()
     assert (str(config.data.labeled), str(config.data.unlabeled)) == ("a", "b")
-    assert config.rows == ["teacher", "slade"]
+    assert config.rows == ["start", "teacher", "control", "slade"]
     assert config.teacher.loss.name == "ContrastiveLoss"
     assert config.teacher.loss.arguments == {"pos_margin": 0.0, "neg_margin": 0.5}
     assert config.student.unlabeled_weight == 2.0
@@ -262,7 +262,7 @@ def test_a_batch_must_be_a_multiple_of_the_images_per_class(stage):
 
 
 def test_a_joint_batch_that_the_control_cannot_fill_by_class_is_refused():
-    own("student.unlabeled_batch_size=31")
+    own("student.unlabeled_batch_size=31", "rows=[slade]")
     for row in ("control", "memory"):
         message = refusal("student.unlabeled_batch_size=31", f"rows=[{row}]")
         assert "student.unlabeled_batch_size=31" in message
@@ -289,7 +289,8 @@ def test_mining_by_eq7_needs_the_statistics_of_a_regularizer():
 
 def test_the_teacher_is_always_trained_and_defaults_are_not_shared():
     assert own("rows=[slade]").rows == ["teacher", "slade"]
-    assert own().rows == ["teacher", "slade"]
+    own().rows.append("oracle")
+    assert own().rows == ["start", "teacher", "control", "slade"]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def map_at_r_by_class(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
         labels: (n,) their true classes.
 
     Examples:
-        >>> points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2], [0.5, 1.0]])
+        >>> points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.3], [0.5, 1.0]])
         >>> map_at_r_by_class(points, np.array([0, 0, 1, 1, 2]))
         array([100.,   0.])
     """

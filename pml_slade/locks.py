@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .exceptions import ConfigError
@@ -24,7 +24,7 @@ _held: set[Path] = set()
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a folder for the length of the block; it is made where it is missing.
+    """Hold a folder for the length of the block; it is made where it is missing, and goes if it stays empty.
 
     The lock belongs to the process. The file `run.lock` only says which process that is. When the process
     dies, the system frees the lock, and the next one takes over.
@@ -57,6 +57,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
             file.unlink(missing_ok=True)
         os.ftruncate(handle, 0)
         os.close(handle)
+        with suppress(OSError):  # one that is empty, where nothing was written
+            file.parent.rmdir()
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:

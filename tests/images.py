@@ -48,6 +48,7 @@ BEST = (
 """The defaults, with an average that moves within few steps."""
 
 SMALL = (
+    "rows=[teacher, slade]",
     "device=cpu",
     "epoch_steps=4",
     "data.image_size=16",

@@ -40,14 +40,14 @@ def test_python_and_the_command_line_give_the_same_weights(trained, folders, tmp
 
 
 def test_results_and_models_are_there_by_row(trained):
-    assert [result.row for result in trained.results] == ["teacher", "slade"]
+    assert [result.row for result in trained.results] == ["start", "teacher", "control", "slade"]
     assert trained["slade"].test["MAP@R"] > 0
     best = max(trained.results, key=lambda result: result.validation["MAP@R"])
     assert trained.best == best
     with pytest.raises(KeyError):
-        trained["control"]
-    with pytest.raises(ConfigError, match="this run has no 'control'; it has teacher, slade"):
-        trained.model("control")
+        trained["oracle"]
+    with pytest.raises(ConfigError, match="this run has no 'oracle'; it has start, teacher, control, slade"):
+        trained.model("oracle")
 
 
 def test_a_model_embeds_whatever_holds_the_images(trained, folders):
@@ -107,7 +107,7 @@ def test_data_sets_are_trained_on_and_the_pools_labels_are_not_read(tmp_path):
 
 def test_splits_are_taken_as_they_are(tmp_path):
     run = pml_slade.train(splits=splits(), output=tmp_path / "run", progress=False, **SETTINGS)
-    assert len(run.results) == 2
+    assert len(run.results) == 4
     with pytest.raises(ConfigError, match="splits: give them, or labeled"):
         pml_slade.train("a", splits=splits(), output=tmp_path, **SETTINGS)
     with pytest.raises(ConfigError, match=r"data\.kind=given: .*pml_slade\.train"):

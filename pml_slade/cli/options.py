@@ -103,6 +103,10 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
+REMIND_AFTER = 3.0
+"""Seconds."""
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let Ctrl-C, SIGTERM or SIGHUP end a run with a line on how to resume it; exit code 128 + signal.
@@ -114,11 +118,13 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
+        _remind(None)
         place = getattr(stop, "resumes_at", "")
         where = f" ({place})" if place else ""
         typer.echo(f"stopped; repeat the command to resume from the last checkpoint{where}", err=True)
         raise typer.Exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)) from None
     finally:
+        _remind(None)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -131,6 +137,14 @@ def _ending_signals() -> list[signal.Signals]:
 
 def _on(number: signal.Signals) -> Any:
     def end(received: int, frame: Any) -> None:
-        raise Terminated(received)
+        _remind(end)
+        raise Terminated(number)
 
     return signal.signal(number, end)
+
+
+def _remind(handler: Any) -> None:
+    """Call a handler again after a while: what it raised in a destructor, say, nobody has seen. None: not."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, REMIND_AFTER if handler else 0)

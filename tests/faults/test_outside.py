@@ -43,10 +43,14 @@ class Command:
             preexec_fn=None if limit is None else lambda: resource.setrlimit(*limit),
         )
 
-    def wait_for(self, file):
-        """Until a file is there, or the process has ended."""
+    def wait_for(self, folder):
+        """Until a checkpoint is there, or the process has ended."""
         deadline = time.monotonic() + 120
-        while not file.exists() and self.process.poll() is None and time.monotonic() < deadline:
+        while (
+            not any(folder.glob("checkpoint-*.pt"))
+            and self.process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         return self
 
@@ -91,8 +95,8 @@ def test_of_two_runs_at_once_in_one_folder_one_wins_and_the_other_says_so(folder
 
 def test_sigterm_says_where_the_run_goes_on_and_frees_the_folder(folders, tmp_path):
     command = train(folders, tmp_path / "run", *LONG, "data.workers=1")
-    command.wait_for(tmp_path / "run/teacher/checkpoints/checkpoint-1.pt").process.send_signal(signal.SIGTERM)
-    code, [line] = command.end()
+    command.wait_for(tmp_path / "run/teacher/checkpoints").process.send_signal(signal.SIGTERM)
+    code, [*_, line] = command.end()
     assert code == 128 + signal.SIGTERM
     assert line.startswith("stopped; repeat the command to resume from the last checkpoint (Teacher, step ")
     assert not (tmp_path / "run/run.lock").exists()
@@ -100,7 +104,7 @@ def test_sigterm_says_where_the_run_goes_on_and_frees_the_folder(folders, tmp_pa
 
 def test_a_loader_process_that_is_killed_is_one_line(folders, tmp_path):
     command = train(folders, tmp_path / "run", *LONG, "data.workers=2")
-    command.wait_for(tmp_path / "run/teacher/checkpoints/checkpoint-1.pt")
+    command.wait_for(tmp_path / "run/teacher/checkpoints")
     deadline = time.monotonic() + 60
     while command.process.poll() is None and time.monotonic() < deadline:
         for child in command.children():

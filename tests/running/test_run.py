@@ -671,13 +671,16 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
         folders, tmp_path / "clusters", "rows=[slade]", "student.basis.clusters=true", "model.train=head",
         f"model.features={tmp_path / 'features'}",
     )  # fmt: skip
+    neighbours = small_config(
+        folders, tmp_path / "neighbours", "rows=[slade]", "methods.slade.neighbours=true"
+    )
     omniglot = small_config({}, tmp_path / "run", "data.kind=omniglot", "data.root=nowhere")
     named = small_config({**folders, "labeled": "CUB200"}, tmp_path / "run")
     monkeypatch.setattr(Section, "__getattribute__", spy)
     monkeypatch.setattr(BasisConfig, "model_dump", dumped, raising=False)
     assert {len(names) for names in read.values()} == {0}
     assert len(read) >= 5
-    for config in (mine, clusters):
+    for config in (mine, clusters, neighbours):
         Run(config, progress=False).run()
     for config in (omniglot, named):  # no images are needed to see what is asked of the settings
         with pytest.raises(DataError):

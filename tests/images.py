@@ -48,7 +48,6 @@ BEST = (
 """The defaults, with an average that moves within few steps."""
 
 SMALL = (
-    "rows=[teacher, slade]",
     "device=cpu",
     "epoch_steps=4",
     "data.image_size=16",
@@ -116,7 +115,7 @@ def splits(validation=True, test=True, seed=0):
 def small_config(folders, output, *overrides):
     """A run of a few dozen steps on what `write_images` wrote; `folders` may be any for data in memory."""
     paths = [f"data.{part}={folder}" for part, folder in folders.items()]
-    return load_config(None, [*SMALL, *paths, f"output={output}", *overrides])
+    return load_config(None, ["rows=[teacher, slade]", *SMALL, *paths, f"output={output}", *overrides])
 
 
 def png(image):

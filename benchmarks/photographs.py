@@ -26,6 +26,7 @@ from writing import RESULTS, gained, machine, plus_minus, put_section, test
 from pml_slade.datasets.folders import open_images
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
+from pml_slade.evaluation import interval
 from pml_slade.methods import METHODS
 from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
@@ -184,8 +185,8 @@ def line(runs: Sequence[dict[str, Result]], row: str, best: str) -> list[str]:
 
 
 def _share(gains: Sequence[float], bounds: Sequence[float]) -> str:
-    """Of the oracle's gain; nothing where it does not gain in each seed."""
-    if min(bounds) <= 0:
+    """Of the oracle's gain; nothing where that may be chance, or is none in some seed."""
+    if min(bounds) <= 0 or mean(bounds) <= (interval(bounds) or 0):
         return "–"
     shares = [100 * gain / bound for gain, bound in zip(gains, bounds)]
     return f"{round(mean(shares))} %{plus_minus(shares, 0)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pml_slade.reports.tables import markdown
 from pml_slade.running.describing import list_settings
-from pml_slade.running.settings import Config
+from pml_slade.running.settings import EMBEDDER_RATE, PHOTOGRAPHS, Config
 
 INTRO = """# Settings
 
@@ -23,10 +23,28 @@ what does not fit. With the YAML language server, put this line at the top of a 
 """
 
 
+PHOTOGRAPHS_INTRO = """\
+Where a trunk with weights learns photographs (`model.weights` is not null, `data.transform` is photo, and neither
+`model.train=all` nor `pretraining.steps` is given), these are the defaults, and `embedder_lr` is {rate:g} times `lr`:
+{usual}.
+"""
+
+
+def usual() -> str:
+    """What a run has by default where it learns photographs."""
+    flat = {
+        f"{key}.{name}" if name else key: value
+        for key, section in PHOTOGRAPHS.items()
+        for name, value in (section.items() if isinstance(section, dict) else [("", section)])
+    }
+    shown = ", ".join(f"`{name}={value}`" for name, value in flat.items())
+    return PHOTOGRAPHS_INTRO.format(rate=EMBEDDER_RATE, usual=shown)
+
+
 def page() -> str:
     """The whole page."""
     rows = [[f"`{setting.name}`", f"`{setting.default}`", setting.meaning] for setting in list_settings()]
-    return f"{INTRO}\n{markdown(['setting', 'default', ''], rows)}\n"
+    return f"{INTRO}\n{usual()}\n{markdown(['setting', 'default', ''], rows)}\n"
 
 
 def schema() -> str:

@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 from scipy.stats import t as student_t
 
-from .clustering import checked_embeddings, unit_rows
+from .clustering import checked_embeddings, unit_rows, without_itself
 from .compat import retrieval_accuracy
 from .exceptions import DataError
 
@@ -78,18 +78,12 @@ def map_at_r_by_class(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for start in range(0, len(unit), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(unit)))
         _, found = index.search(unit[block], int(counts.max()))
-        others = _without_itself(found, block)
+        others = without_itself(found, block)
         hit = (labels[others] == labels[block, None]) & (ranks <= wanted[block, None])
         precision = hit.cumsum(axis=1) / ranks
         np.add.at(totals, labels[block], (precision * hit).sum(axis=1) / np.maximum(wanted[block], 1))
     several = counts > 1
     return 100 * totals[several] / counts[several]
-
-
-def _without_itself(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Neighbours without the query; among duplicates it may be found late, or not at all."""
-    order = np.argsort(found == queries[:, None], axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)[:, :-1]
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
 from .averages import ModelAverage
 from .exceptions import ConfigError
 from .methods import Job
+from .methods.building import start_at_means
 from .methods.settings import StudentConfig, TeacherConfig
 from .methods.slade import Slade
 from .methods.teacher import Teacher
@@ -51,7 +53,12 @@ def best_teacher(models: Models, num_classes: int, embedding_size: int, **settin
 
 
 def best_student(
-    models: Models, num_classes: int, embedding_size: int, num_clusters: int, **settings: Any
+    models: Models,
+    num_classes: int,
+    embedding_size: int,
+    num_clusters: int,
+    labeled: Any = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Return the arguments with which a SelfTrainingTrainer trains the student of the preset `best`.
 
@@ -63,6 +70,8 @@ def best_student(
         num_classes: labeled classes.
         embedding_size: of the embedder.
         num_clusters: k, see `clustering.suggest_num_clusters`.
+        labeled: the labeled images, map-style, items `(image, class)` under the transform of evaluation. The
+            vectors of the classes start at the means of their embeddings, as in `best`; None: at random.
         settings: any of ``student`` in docs/settings.md, such as ``lr=1e-3``.
 
     Returns:
@@ -86,6 +95,8 @@ def best_student(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     losses = {name: loss.to(job.runtime.device) for name, loss in method.losses(job).items()}
+    if labeled is not None:
+        start_at_means(losses, models, job.runtime, labeled, np.array([label for _, label in labeled]))
     parts = {**method.recipe(job, losses), **method.learning(job, models, losses)}
     average = _average(models, student.average)
     return {**parts, **average, **({"teacher": average["end_of_iteration_hook"].models} if average else {})}

@@ -8,7 +8,7 @@ from .settings import ClusteringSettings, Method
 if TYPE_CHECKING:
     from .clustering import Clustering, cluster
     from .clusters import Clusters, class_means, suggest_num_clusters, suggest_num_neighbours
-    from .embedding import checked_embeddings, embed, unit_rows
+    from .embedding import checked_embeddings, embed, unit_rows, without_itself
     from .smoothing import smooth
     from .whitening import whiten
 
@@ -26,6 +26,7 @@ __all__ = [
     "suggest_num_neighbours",
     "unit_rows",
     "whiten",
+    "without_itself",
 ]
 
 __getattr__, __dir__ = names_of(
@@ -42,5 +43,6 @@ __getattr__, __dir__ = names_of(
         "suggest_num_neighbours": "clusters",
         "unit_rows": "embedding",
         "whiten": "whitening",
+        "without_itself": "embedding",
     },
 )

@@ -29,6 +29,24 @@ def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
     return x
 
 
+def without_itself(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Neighbours of points among themselves, (n, k), without the points; (n, k - 1).
+
+    Among duplicates a point may be found late, or not at all.
+
+    Args:
+        found: (n, k) positions, nearest first.
+        queries: (n,) position of each point itself.
+
+    Examples:
+        >>> without_itself(np.array([[0, 2, 1], [2, 1, 0]]), np.array([0, 1]))
+        array([[2, 1],
+               [2, 0]])
+    """
+    itself_last = np.argsort(found == queries[:, None], axis=1, kind="stable")
+    return np.take_along_axis(found, itself_last, axis=1)[:, :-1]
+
+
 def unit_rows(x: np.ndarray) -> np.ndarray:
     """Bring rows to unit length; zeros stay zeros.
 

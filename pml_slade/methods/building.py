@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_metric_learning import losses, miners
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from ..clustering import class_means
 from ..exceptions import ConfigError
 from ..losses import ClusterBasisLoss, FeatureBasisLoss
 from ..pretraining import lars
+from ..runtime import Runtime
 from .settings import NamedConfig, OptimizerConfig, TrainingConfig
 
 
@@ -102,6 +106,31 @@ def _groups(part: torch.nn.Module, basis_lr: float) -> list[dict[str, Any]]:
     others = [p for p in part.parameters() if all(p is not W for W in bases)]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": bases, "lr": basis_lr}]
     return [group for group in groups if group["params"]]
+
+
+def start_at_means(
+    losses: Mapping[str, torch.nn.Module],
+    models: Mapping[str, torch.nn.Module],
+    runtime: Runtime,
+    labeled: Any,
+    labels: np.ndarray,
+) -> None:
+    """Let the vectors of every basis that looks at cosines start at the classes' mean embeddings.
+
+    Args:
+        losses: the bases, or losses that hold them.
+        models: trunk and embedder.
+        runtime: to embed with.
+        labeled: images under the transform of evaluation.
+        labels: their classes, (N,).
+    """
+    found = [module for loss in losses.values() for module in loss.modules()]
+    bases = [m for m in found if isinstance(m, FeatureBasisLoss) and m.logit_scale is not None]
+    if bases:
+        model = torch.nn.Sequential(models["trunk"], models["embedder"])
+        means = torch.from_numpy(class_means(runtime.quiet.embed(labeled, model), labels))
+        for basis in bases:
+            basis.start_from(means.to(basis.W))
 
 
 def build_cosine_schedulers(

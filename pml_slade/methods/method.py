@@ -159,20 +159,17 @@ class Method(ABC):
 
     def begin(self, job: Job, trainer: Any) -> None:
         """Let the vectors of the classes start at the means of their embeddings, before the first step."""
-        import torch
+        from .building import start_at_means
 
-        from ..clustering import class_means
-        from ..losses import FeatureBasisLoss
-
-        found = [module for loss in trainer.loss_funcs.values() for module in loss.modules()]
-        bases = [m for m in found if isinstance(m, FeatureBasisLoss) and m.logit_scale is not None]
-        if bases and self.training(job).basis.start == "means":
+        if self.training(job).basis.start == "means":
             labeled = job.images.splits.labeled
-            model = torch.nn.Sequential(*(trainer.models[name] for name in ("trunk", "embedder")))
-            embeddings = job.runtime.quiet.embed(job.images.plain(labeled), model)
-            means = torch.from_numpy(class_means(embeddings, labeled.known_labels()))
-            for basis in bases:
-                basis.start_from(means.to(basis.W))
+            start_at_means(
+                trainer.loss_funcs,
+                trainer.models,
+                job.runtime,
+                job.images.plain(labeled),
+                labeled.known_labels(),
+            )
 
     @abstractmethod
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:

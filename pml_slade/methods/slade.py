@@ -26,7 +26,6 @@ class SladeConfig(Section):
         description="learn from neighbours in the pool in place of clusters, whose vectors suffer where "
         "clusters are not pure; null: where the trunk has weights, for photographs",
     )
-    weight: float = Field(8.0, gt=0, description="lambda1 of Eq. 9, for neighbours")
 
 
 class SladeOfClusters(WholeBasis):
@@ -55,7 +54,7 @@ class Slade(SladeOfClusters):
         """Return one that learns from clusters, or from neighbours."""
         if not looks_for_neighbours(job):
             return super().trainer(job, models, average, folder)
-        own = NeighboursConfig(weight=job.own.weight)
+        own = NeighboursConfig(weight=job.student.unlabeled_weight)
         return Neighbours().trainer(replace(job, own=own), models, average, folder)
 
 

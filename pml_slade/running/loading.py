@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ..exceptions import ConfigError
-from ..methods.settings import Section
 from ..presets import BEST, PAPER, preset_names, preset_text
 from .settings import Config, explain
 
@@ -43,7 +42,10 @@ def load_config(
     """
     settings: dict[str, Any] = {"data": {}}
     for each in [source] if isinstance(source, str | Path) else source or []:
-        _merge(settings, _read(each))
+        if str(each) == BEST:
+            _take_back(settings, _read(PAPER))
+        else:
+            _merge(settings, _read(each))
     for key, value in (values or {}).items():
         _merge(settings, _nested(key, value))
     for override in overrides or []:
@@ -61,8 +63,6 @@ def load_config(
 
 
 def _read(source: str | Path) -> dict[str, Any]:
-    if str(source) == BEST:
-        return _defaults(_read(PAPER), Config)
     if str(source) in preset_names():
         text = preset_text(str(source))
     elif Path(source).is_file():
@@ -78,18 +78,13 @@ def _read(source: str | Path) -> dict[str, Any]:
     return values
 
 
-def _defaults(method: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
-    """The defaults of those settings that a preset of a method sets, but for its rows."""
-    found: dict[str, Any] = {}
-    for key in method.keys() - {"rows"}:
-        field = section.model_fields[key]
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found[key] = _defaults(method[key], kind)
+def _take_back(settings: dict[str, Any], method: dict[str, Any]) -> None:
+    """Leave those settings at their defaults that a preset of a method sets, but for its rows."""
+    for key in settings.keys() & method.keys() - {"rows"}:
+        if isinstance(settings[key], dict) and isinstance(method[key], dict) and "name" not in method[key]:
+            _take_back(settings[key], method[key])
         else:
-            default = field.get_default(call_default_factory=True)
-            found[key] = default.model_dump() if isinstance(default, BaseModel) else default
-    return found
+            del settings[key]
 
 
 def _parse(text: str, where: str) -> Any:

@@ -25,7 +25,13 @@ USUAL_TRUNK = "resnet50"
 PHOTOGRAPHS: dict[str, Any] = {
     "epoch_steps": 50,
     "teacher": {"steps": 50, "lr": 1e-4},
-    "student": {"steps": 200, "lr": 1e-4, "batch_size": 48, "unlabeled_batch_size": 16},
+    "student": {
+        "steps": 200,
+        "lr": 1e-4,
+        "batch_size": 48,
+        "unlabeled_batch_size": 16,
+        "unlabeled_weight": 8.0,
+    },
 }
 """Where nothing else is said and a trunk with weights learns photographs: it soon forgets what it knew."""
 EMBEDDER_RATE = 3.0

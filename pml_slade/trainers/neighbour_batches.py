@@ -10,7 +10,7 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch.utils.data import Sampler
 
 from ..checks import check_int
-from ..clustering import checked_embeddings, unit_rows
+from ..clustering import checked_embeddings, unit_rows, without_itself
 
 
 class NeighbourBatches(Sampler[int]):
@@ -76,7 +76,4 @@ class NeighbourBatches(Sampler[int]):
     def _groups(self, queries: np.ndarray) -> np.ndarray:
         """Each query and its nearest others, shape (q, num_neighbours)."""
         _, found = self._index.search(self._unit[queries], self.num_neighbours)
-        # Among duplicates a query may be found late, or not at all.
-        itself_last = np.argsort(found == queries[:, None], axis=1, kind="stable")
-        others = np.take_along_axis(found, itself_last, axis=1)[:, :-1]
-        return np.concatenate([queries[:, None], others], axis=1)
+        return np.concatenate([queries[:, None], without_itself(found, queries)], axis=1)

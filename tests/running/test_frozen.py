@@ -183,7 +183,7 @@ def test_neighbours_are_resumed_to_the_bit(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "neighbours"),
     [
-        (("methods.slade.neighbours=true",), True),
+        (("methods.slade.neighbours=true", "student.unlabeled_weight=8"), True),
         (("model.weights=here.pth", "data.transform=photo", "data.image_size=32"), True),
         (("model.weights=here.pth",), False),
         (("model.weights=here.pth", "data.transform=photo", "methods.slade.neighbours=false"), False),
@@ -200,11 +200,11 @@ def test_slade_learns_from_neighbours_where_the_trunk_knows_photographs(
     method = run.config.chosen[-1]
     trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
     assert isinstance(trainer, NeighbourTrainer) == neighbours
-    assert trainer.loss_weights["unlabeled_metric_loss"] == (8 if neighbours else 2)
+    assert trainer.loss_weights["unlabeled_metric_loss"] == run.config.student.unlabeled_weight
 
 
 def test_slade_of_neighbours_is_that_row(run, tmp_path):
-    slade = ("methods.slade.neighbours=true", "methods.slade.weight=3")
+    slade = ("methods.slade.neighbours=true", "student.unlabeled_weight=3")
     results = run("rows=[neighbours, slade]", *slade, "methods.neighbours.weight=3")
     assert results["slade"].images == results["neighbours"].images
     assert results["slade"].title == "SLADE"

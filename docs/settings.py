@@ -24,9 +24,9 @@ what does not fit. With the YAML language server, put this line at the top of a 
 
 
 PHOTOGRAPHS_INTRO = """\
-Where a trunk with weights learns photographs (`model.weights` is not null, `data.transform` is photo, and neither
-`model.train=all` nor `pretraining.steps` is given), these are the defaults, and `embedder_lr` is {rate:g} times `lr`:
-{usual}.
+Where a trunk with weights learns photographs, which is where `model.weights` is not null, `data.transform` is
+photo, and neither `model.train=all` nor `pretraining.steps` is given, these are the defaults, and
+`embedder_lr` is {rate:g} times `lr`: {usual}.
 """
 
 

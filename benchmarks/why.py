@@ -140,8 +140,8 @@ class WatchedPipeline(Run):
         history = [] if saved is None else saved[1]["history"]
         return Found(student.title, json.loads((folder / MEASURED).read_text()), history, score)
 
-    def _stage(self, method: Method, turn: int, folder: Path, pretrained: Path | None) -> Stage:
-        stage = super()._stage(method, turn, folder, pretrained)
+    def _stage(self, method: Method, turn: int, folder: Path, models: dict[str, torch.nn.Module]) -> Stage:
+        stage = super()._stage(method, turn, folder, models)
         if not method.is_teacher and stage.validate is not None:
             stage.validate = partial(self._validate, stage, stage.validate)
         return stage

@@ -1,4 +1,4 @@
-"""A running average of the weights in training: what mean teachers, momentum encoders and EMAs are."""
+"""Averages of weights: a running one in training, as mean teachers and EMAs are, and that of two models."""
 
 from __future__ import annotations
 
@@ -79,3 +79,36 @@ class ModelAverage:
         """Go on from a `state_dict`."""
         for name, averaged in self._averaged.items():
             averaged.load_state_dict(state[name])
+
+
+def mean_of_models(*models: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Return the mean of the weights of models that were trained from one start.
+
+    Such models lie in one valley of the loss, and their mean often retrieves better than each of them
+    (model soups, Wortsman et al., ICML 2022).
+
+    Args:
+        models: the same modules by name, several times. Buffers are averaged, too; of whole numbers the
+            first's are taken.
+
+    Returns:
+        Copies, by name.
+
+    Examples:
+        >>> zeros, ones = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+        >>> _ = torch.nn.init.zeros_(zeros.weight), torch.nn.init.ones_(ones.weight)
+        >>> mean_of_models({"trunk": zeros}, {"trunk": ones})["trunk"].weight.item()
+        0.5
+    """
+    mean = {name: copy.deepcopy(model) for name, model in models[0].items()}
+    for name, model in mean.items():
+        states = [part[name].state_dict() for part in models]
+        model.load_state_dict(
+            {
+                key: torch.stack([state[key] for state in states]).mean(0)
+                if value.is_floating_point()
+                else value
+                for key, value in states[0].items()
+            }
+        )
+    return mean

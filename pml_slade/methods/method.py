@@ -94,6 +94,11 @@ class Method(ABC):
         """Whether it starts from the teacher's models; the teacher starts from `model.weights`."""
         return not self.is_teacher
 
+    @property
+    def anchor(self) -> Method | None:
+        """Method whose weights its own are averaged with by `student.soup`; None: what it starts from."""
+        return None
+
     def training(self, job: Job) -> TrainingConfig:
         """Settings of its training."""
         settings: TrainingConfig = getattr(job, self.stage)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .control import Control
 from .method import Job, Method
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ class PoolMethod(Method):
     """
 
     uses_pool = True
+
+    @property
+    def anchor(self) -> Method:
+        """What labels alone teach: their student forgets other things than the pool's does."""
+        return Control()
 
     def images_a_step(self, job: Job) -> int:
         """Labeled and unlabeled images."""

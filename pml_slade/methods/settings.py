@@ -154,6 +154,11 @@ class StudentConfig(TrainingConfig):
     )
     iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
     unlabeled_weight: float = Field(2.0, ge=0, description="lambda1 of Eq. 9; the paper's is 1")
+    soup: bool = Field(
+        False,
+        description="keep the mean of two models' weights: of the control and of what it started from; of a "
+        "student with a pool and of the control, which is trained beside it where it is not a row before it",
+    )
     unlabeled_loss: NamedConfig | None = Field(
         None, description="ranks the pool where basis.clusters is false; null: the same as loss"
     )

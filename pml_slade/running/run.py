@@ -15,6 +15,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from ..averages import mean_of_models
 from ..checkpoints import file_digest, write_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
 from ..datasets.features import FeatureViews
@@ -250,15 +251,47 @@ class Run:
         write_atomic(self._model_file(method), file.read_bytes())
         return self._load(self._model_file(method))
 
-    def _train(self, method: Method, pretrained: Path | None) -> Models:
-        """Train a row in all its turns, but for those whose models are there already."""
+    def _train(self, method: Method, pretrained: Path | None, within: Path | None = None) -> Models:
+        """Train a row in all its turns, but for those whose models are there already.
+
+        Args:
+            method: of the row.
+            pretrained: file of the trunk to start from, if any.
+            within: folder of the row, where it is not one of the run.
+        """
         for turn in range(1, self._turns(method) + 1):
-            file = self._model_file(method, turn)
+            file = self._model_file(method, turn, within)
             if not file.exists():
-                stage = self._stage(method, turn, file.parent, pretrained)
+                start = self._start_of(method, turn, pretrained, within)
+                anchor = self._anchor(method, turn, start)
+                stage = self._stage(method, turn, file.parent, start)
                 run_stage(stage)
-                save_model(file, self._whole(stage.models), model_meta(self.config))
+                kept = stage.models if anchor is None else mean_of_models(anchor, stage.models)
+                save_model(file, self._whole(kept), model_meta(self.config))
         return self._load(file)
+
+    def _start_of(self, method: Method, turn: int, pretrained: Path | None, within: Path | None) -> Models:
+        """What a turn starts from."""
+        if turn > 1:  # the student promoted
+            return self._load(self._model_file(method, turn - 1, within))
+        return (
+            self._load(self._model_file(self.teacher))
+            if method.starts_from_teacher
+            else self._fresh(pretrained)
+        )
+
+    def _anchor(self, method: Method, turn: int, start: Models) -> Models | None:
+        """What a student's weights are averaged with, if anything."""
+        if not (self.config.student.soup and method.starts_from_teacher):
+            return None
+        anchor = method.anchor
+        if anchor is None:
+            return copy.deepcopy(start)
+        if anchor.key in self.config.rows and Row(self.folder, anchor.key).is_done_with(self._inputs(anchor)):
+            return self._load(self._model_file(anchor, turn))
+        within = self.folder / method.key / anchor.key
+        self._train(anchor, None, within)
+        return self._load(self._model_file(anchor, turn, within))
 
     def _untrained(self, method: Method) -> Models:
         """The trunk as it came, its features as embeddings."""
@@ -275,14 +308,8 @@ class Run:
     def _turns(self, method: Method) -> int:
         return self.config.student.iterations if method.starts_from_teacher else 1
 
-    def _stage(self, method: Method, turn: int, folder: Path, pretrained: Path | None) -> Stage:
+    def _stage(self, method: Method, turn: int, folder: Path, models: Models) -> Stage:
         config, turns, job = self.config, self._turns(method), self.job(method)
-        if turn > 1:  # the student promoted
-            models = self._load(self._model_file(method, turn - 1))
-        elif method.starts_from_teacher:
-            models = self._load(self._model_file(self.teacher))
-        else:
-            models = self._fresh(pretrained)
         seed = int(
             np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
         )
@@ -344,19 +371,31 @@ class Run:
         return {"labeled": self.splits.labeled, "unlabeled": self.splits.unlabeled}
 
     def _measure(self, method: Method, models: Models) -> Result:
-        job, splits = self.job(method), self.splits
+        splits = self.splits
         validation, by_class = self._validation(models)
-        steps = method.training(job).steps * self._turns(method) if method.trains else 0
+        steps, images = self._effort(method)
         return Result(
             row=method.key,
             title=method.title,
             steps=steps,
-            images=steps * method.images_a_step(job),
+            images=images,
             validation=validation,
             validation_classes=by_class,
             test=None if splits.test is None else self._evaluate(models, splits.test, splits.gallery),
             model=str(self._model_file(method).relative_to(self.folder)),
         )
+
+    def _effort(self, method: Method) -> tuple[int, int]:
+        """Steps of a row, and the training images in them; those of what it is averaged with count, too."""
+        if not method.trains:
+            return 0, 0
+        job = self.job(method)
+        steps = method.training(job).steps * self._turns(method)
+        images = steps * method.images_a_step(job)
+        if self.config.student.soup and method.anchor is not None:
+            more_steps, more_images = self._effort(method.anchor)
+            return steps + more_steps, images + more_images
+        return steps, images
 
     def _validation(self, models: Models) -> tuple[Metrics | None, list[float] | None]:
         """Figures on the validation classes, and MAP@R of each of them."""
@@ -377,8 +416,8 @@ class Run:
     def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
         return self.runtime.quiet.embed(self._images.plain(images), embedding_model(models))
 
-    def _model_file(self, method: Method, turn: int | None = None) -> Path:
-        turns, folder = self._turns(method), self.folder / method.key
+    def _model_file(self, method: Method, turn: int | None = None, within: Path | None = None) -> Path:
+        turns, folder = self._turns(method), within or self.folder / method.key
         return (folder / f"turn-{turn or turns}" if turns > 1 else folder) / "model.safetensors"
 
     def _load(self, file: Path) -> Models:

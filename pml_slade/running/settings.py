@@ -31,6 +31,7 @@ PHOTOGRAPHS: dict[str, Any] = {
         "batch_size": 48,
         "unlabeled_batch_size": 16,
         "unlabeled_weight": 8.0,
+        "soup": True,
     },
 }
 """Where nothing else is said and a trunk with weights learns photographs: it soon forgets what it knew."""

@@ -28,6 +28,7 @@ from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
 from pml_slade.evaluation import interval
 from pml_slade.methods import METHODS
+from pml_slade.presets import BEST, PAPER
 from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
 from pml_slade.running.rows import Result
@@ -41,7 +42,11 @@ POOLS = {
 }
 WITHOUT = ("start", "teacher", "control")
 PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated", "neighbours")
-ROWS = (*WITHOUT, *PEERS, "slade", "oracle")
+PRESETS = {
+    BEST: (*WITHOUT, *PEERS, "slade", "oracle"),
+    PAPER: (*WITHOUT, "pseudo", "basis", "slade", "oracle"),
+}
+"""Their rows; those of the paper are its ablation of components."""
 LABELED, VALIDATION, DEVELOPMENT = 2 / 5, 1 / 5, 1 / 3
 Trial = tuple[str, str, int]
 """Set, pool, seed."""
@@ -55,7 +60,10 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--pools", nargs="+", choices=POOLS, default=["whole"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(ROWS))
+    parser.add_argument(
+        "--preset", choices=PRESETS, default=BEST, help="paper: its components on photographs"
+    )
+    parser.add_argument("--rows", nargs="+", choices=METHODS, help="default: those of the preset")
     parser.add_argument("--size", type=int, default=96, help="pixels a side")
     parser.add_argument("--development", action="store_true", help="score on classes of the first half")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
@@ -63,6 +71,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/photographs"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file the results are written to")
     args = parser.parse_args()
+    args.rows = args.rows or list(PRESETS[args.preset])
     trials = [(name, pool, seed) for name in args.sets for pool in args.pools for seed in args.seeds]
     in_parallel(args.jobs, partial(train, args), trials)
     for name in args.sets:
@@ -70,7 +79,7 @@ def main() -> None:
             text = section(args, name, pool)
             print(text, flush=True)
             if not args.development:
-                put_section(args.results, f"photographs {name} {pool}", text)
+                put_section(args.results, " ".join(["photographs", name, pool, *_named(args)]), text)
 
 
 def train(args: argparse.Namespace, trial: Trial) -> None:
@@ -83,16 +92,21 @@ def train(args: argparse.Namespace, trial: Trial) -> None:
         *("data.workers=1", f"device={args.device}", *args.overrides),
     ]
     splits = split(args.folder, name, pool, seed, args.development)
-    results = Run(load_config(None, settings), progress=False, splits=splits).run()
+    results = Run(load_config(args.preset, settings), progress=False, splits=splits).run()
     scores = ", ".join(f"{result.row} {test(result)['MAP@R']:.2f}" for result in results)
     print(f"{name}, {pool}, seed {seed}: {scores}", flush=True)
 
 
 def folder(args: argparse.Namespace, trial: Trial) -> Path:
     """Where a run lies."""
-    kind = "development" if args.development else "test"
+    kind = "-".join(["development" if args.development else "test", *_named(args)])
     path: Path = args.runs / kind / trial[0] / trial[1] / str(trial[2])
     return path
+
+
+def _named(args: argparse.Namespace) -> list[str]:
+    """The preset, where it is not the usual one."""
+    return [] if args.preset == BEST else [args.preset]
 
 
 def split(root: Path, name: str, pool: str, seed: int, development: bool = False) -> Splits:
@@ -167,7 +181,7 @@ def section(args: argparse.Namespace, name: str, pool: str) -> str:
         "start, teacher and control by its mean, and the share of what true labels of the pool gain over it "
         "are by seed."
     )
-    title = f"## {SETS[name]}: {POOLS[pool]}"
+    title = f"## {SETS[name]}: {POOLS[pool]}" + ("" if args.preset == BEST else f", preset {args.preset}")
     shown = f"Seeds: {', '.join(map(str, args.seeds))}. {' '.join(args.overrides)}".strip()
     return "\n\n".join([title, about, shown, markdown(header, lines), machine("timm", device=args.device)])
 

@@ -8,7 +8,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test unit legacy benchmark-smoke upstream lint format types docs clean
+GPU_PYTHON ?= $(PY)
+PHOTOS ?= photos
+WEIGHTS ?= weights.safetensors
+
+.PHONY: demo test unit legacy gpu benchmark-smoke upstream lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -24,6 +28,14 @@ unit: .venv/ready
 # Under powerful-benchmarker and the PML that it pins: its own tests, and those that another PML can change.
 legacy: .venv-benchmark/ready
 	$(call PYTEST,$(BENCHMARK))
+
+# Where there is a GPU: the tests on it, and photographs with all rows and pools into docs/results.md; the same
+# command goes on. `make gpu GPU_PYTHON=python3 PHOTOS=FOLDER WEIGHTS=FILE`; FOLDER holds birds, flowers and cars.
+gpu:
+	$(GPU_PYTHON) -m pytest --quiet tests/test_cuda.py
+	$(GPU_PYTHON) benchmarks/photographs.py $(PHOTOS) --weights $(WEIGHTS) --device cuda --jobs 4 --runs runs/gpu
+	$(GPU_PYTHON) benchmarks/photographs.py $(PHOTOS) --weights $(WEIGHTS) --device cuda --jobs 4 --runs runs/gpu \
+		--pools open mixed --rows start teacher control slade
 
 # SwAV, its fine-tuning, T2 and S2 on Glyphs under powerful-benchmarker, then their table.
 benchmark-smoke: .venv-benchmark/ready

@@ -40,6 +40,7 @@ from why_section import Found, section
 from writing import FINDINGS, put_section
 
 from pml_slade.checkpoints import Checkpoints, write_json_atomic
+from pml_slade.datasets.draws import seed_everything
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.methods import METHODS, Method
 from pml_slade.methods.building import build_loss
@@ -47,7 +48,7 @@ from pml_slade.methods.settings import StudentConfig
 from pml_slade.running.models import embedding_model
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
-from pml_slade.running.stages import Stage, seed_everything
+from pml_slade.running.stages import Stage
 
 BATCHES, BATCH_SEED = 50, 2021
 MEASURED = "why.json"

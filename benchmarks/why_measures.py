@@ -18,9 +18,9 @@ from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
 from pml_slade import functional
+from pml_slade.datasets.draws import seed_everything
 from pml_slade.losses import FeatureBasisLoss
 from pml_slade.miners import ThresholdPairMiner
-from pml_slade.running.stages import seed_everything
 
 BINS = np.linspace(-1, 1, 51)
 HARDEST = 0.1

@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -145,6 +146,19 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def free_space(folder: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Return where a folder would be made, and the bytes that are free there.
+
+    Examples:
+        >>> there, free = free_space("/a/folder/to/come")
+        >>> there.is_dir(), free > 0
+        (True, True)
+    """
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.is_dir())
+    return there, shutil.disk_usage(there).free
 
 
 class Checkpoints:

@@ -7,7 +7,7 @@ else, is here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +28,7 @@ if LEGACY:
 
 from pytorch_metric_learning import miners, trainers  # noqa: E402
 from pytorch_metric_learning.trainers import base_trainer  # noqa: E402
+from pytorch_metric_learning.utils import common_functions as c_f  # noqa: E402
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # noqa: E402
 
 BaseTupleMiner: Any = miners.BaseTupleMiner if LEGACY else miners.BaseMiner
@@ -109,3 +110,18 @@ def silent_epochs() -> Iterator[None]:
             yield
     finally:
         base_trainer.tqdm = theirs
+
+
+@contextmanager
+def train_loaders_by(make: Callable[[Any, int, Any, int, Any], Any]) -> Iterator[None]:
+    """Let all trainers, PML's own and ours, read training images by other loaders than PML makes.
+
+    Args:
+        make: of the arguments of PML's ``get_train_dataloader``: dataset, batch_size, sampler, num_workers,
+            collate_fn.
+    """
+    theirs, c_f.get_train_dataloader = c_f.get_train_dataloader, make
+    try:
+        yield
+    finally:
+        c_f.get_train_dataloader = theirs

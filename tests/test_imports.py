@@ -15,7 +15,7 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "faults", "functional", "lazy", "presets"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping"},
     {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
@@ -37,6 +37,7 @@ ONLY = {
     "checkpoints": {"exceptions"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
+    "stopping": set(),
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "evaluation", "exceptions"},
 }

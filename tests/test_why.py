@@ -281,7 +281,7 @@ def test_it_writes_the_section_and_goes_on(omniglot, tmp_path):
     stopped = tmp_path / "runs" / "0" / "paper-slade" / "slade"
     (stopped / "result.json").unlink()
     (stopped / "model.safetensors").unlink()
-    (stopped / "checkpoints" / "checkpoint-2.pt").unlink()
+    (stopped / "checkpoints" / "checkpoint-4.pt").unlink()
     measured = (stopped / "why.json").read_text()
     models = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/0/*/*/model.safetensors")}
     assert len(models) == 2 * len(STUDENTS) + 1  # a student and a copy of its teacher, and two teachers

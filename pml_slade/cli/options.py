@@ -14,6 +14,7 @@ import typer
 
 from ..exceptions import ConfigError
 from ..presets import preset_names
+from ..stopping import Stopped, obeyed
 
 if TYPE_CHECKING:
     from ..running.settings import Config
@@ -95,56 +96,17 @@ def console() -> Any:
     return Console()
 
 
-class Terminated(KeyboardInterrupt):
-    """A signal that asks the process to end, such as a scheduler sends."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-REMIND_AFTER = 3.0
-"""Seconds."""
-
-
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let Ctrl-C, SIGTERM or SIGHUP end a run with a line on how to resume it; exit code 128 + signal.
 
-    What was trained since the last checkpoint is trained again. Checkpoints lie between epochs, so that what
-    is resumed comes out the same to the bit.
+    In training, the step is finished and saved first; a second signal ends the run at once.
     """
-    before = {number: _on(number) for number in _ending_signals()}
     try:
-        yield
+        with obeyed():
+            yield
     except KeyboardInterrupt as stop:
-        _remind(None)
         place = getattr(stop, "resumes_at", "")
         where = f" ({place})" if place else ""
         typer.echo(f"stopped; repeat the command to resume from the last checkpoint{where}", err=True)
-        raise typer.Exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)) from None
-    finally:
-        _remind(None)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ending_signals() -> list[signal.Signals]:
-    """Those that end a process here; nohup, for one, has SIGHUP ignored."""
-    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    return [number for number in known if number is not None and signal.getsignal(number) == signal.SIG_DFL]
-
-
-def _on(number: signal.Signals) -> Any:
-    def end(received: int, frame: Any) -> None:
-        _remind(end)
-        raise Terminated(number)
-
-    return signal.signal(number, end)
-
-
-def _remind(handler: Any) -> None:
-    """Call a handler again after a while: what it raised in a destructor, say, nobody has seen. None: not."""
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, REMIND_AFTER if handler else 0)
+        raise typer.Exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)) from None

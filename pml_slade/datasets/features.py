@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..checkpoints import write_array_atomic, write_json_atomic
+from ..checkpoints import free_space, write_array_atomic, write_json_atomic
 from ..exceptions import ConfigError
 from .fingerprints import content_keys
 from .images import NO_LABEL, ImageDataset
@@ -82,8 +81,7 @@ class FeatureStore:
             ConfigError: says how much is needed, and the ways out.
         """
         needed = images * len(self.transforms) * self.size * np.dtype(np.float16).itemsize
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
-        free = shutil.disk_usage(there).free
+        there, free = free_space(self.folder)
         if needed > free:
             raise ConfigError(
                 f"model.features: what the frozen part of the trunk gives for {images} images takes "

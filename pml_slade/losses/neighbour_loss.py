@@ -10,6 +10,8 @@ from ..functional import EPS, at_least_float32
 
 BLOCK = 1024
 """Images whose similarities to all others are held at once."""
+REMEMBERED = ("bank", "neighbours", "targets")
+"""What a loss knows of the pool."""
 
 
 class NeighbourLoss(torch.nn.Module):
@@ -76,6 +78,16 @@ class NeighbourLoss(torch.nn.Module):
             found.append(block.topk(k))
         self.neighbours = torch.cat([f.indices for f in found])
         self.targets = torch.softmax(torch.cat([f.values for f in found]) / self.temperature, dim=1)
+
+    @property
+    def memory(self) -> dict[str, Tensor] | None:
+        """What `remember` keeps, by name; None before. It is no part of the state dict, as it is long."""
+        return None if self.bank is None else {name: getattr(self, name) for name in REMEMBERED}
+
+    @memory.setter
+    def memory(self, memory: dict[str, Tensor] | None) -> None:
+        for name in REMEMBERED:
+            setattr(self, name, None if memory is None else memory[name])
 
     def forward(self, embeddings: Tensor, indices: Tensor) -> Tensor:
         """Return the loss, 0-d; 0 for an empty batch.

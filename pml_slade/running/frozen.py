@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets.draws import seed_everything
 from ..datasets.features import FeatureStore, FeatureViews
 from ..datasets.images import ImageDataset
 from ..datasets.transforms import transforms
@@ -20,7 +21,6 @@ from ..exceptions import ConfigError
 from ..models import SplitTrunk, split_trunk
 from ..runtime import Runtime
 from .settings import Config
-from .stages import seed_everything
 
 MOST_IMAGES, MOST_VALUES = 1024, 2**26
 """Of a file of features: what a killed run loses at most."""

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from ..checkpoints import write_atomic
+from ..datasets.draws import seed_everything
 from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..exceptions import CheckpointError
@@ -33,7 +34,7 @@ from .data import build_pretraining_images, build_runtime
 from .models import build_trunk_input
 from .rows import Inputs, Row, keep_lists, pretraining_settings
 from .settings import Config
-from .stages import Stage, Validate, run_stage, seed_everything
+from .stages import Stage, Validate, run_stage
 
 logger = logging.getLogger("pml_slade")
 
@@ -120,6 +121,7 @@ def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validat
         seed=config.seed,
         validate=None if validate is None else lambda: validate(trunk),
         keep_best=False,
+        checkpoint_minutes=config.checkpoint_minutes,
         progress=runtime.progress,
     )
     run_stage(stage)

@@ -18,6 +18,7 @@ import torch
 from ..averages import mean_of_models
 from ..checkpoints import file_digest, write_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
+from ..datasets.draws import seed_everything
 from ..datasets.features import FeatureViews
 from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
@@ -43,7 +44,7 @@ from .models import (
 )
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
-from .stages import Metrics, Stage, run_stage, seed_everything
+from .stages import Metrics, Stage, run_stage
 from .teachers import check_teacher_of, teacher_file
 from .verdict import verdict
 
@@ -328,6 +329,7 @@ class Run:
             images_per_class=method.images_per_class(job),
             average=average,
             tolerance=config.tolerance,
+            checkpoint_minutes=config.checkpoint_minutes,
             progress=self.runtime.progress,
         )
         validation = self.splits.validation

@@ -228,6 +228,11 @@ class Config(Section):
         "as my_package.MyMethod; none for `pml-slade pretrain`",
     )
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
+    checkpoint_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="a checkpoint is written after so many minutes, too, at the end of a step",
+    )
     tolerance: float = Field(
         1.0,
         ge=0,

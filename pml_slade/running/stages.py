@@ -1,4 +1,4 @@
-"""Training one stage: epochs, validation, checkpoints, records; resumable to the bit."""
+"""Training one stage: epochs, validation, checkpoints, records; resumable at any step, to the bit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import record_keeper
 import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
@@ -20,18 +20,24 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..averages import ModelAverage
-from ..checkpoints import Checkpoints
-from ..compat import silent_epochs
-from ..exceptions import CheckpointError, DivergedError
+from ..checkpoints import Checkpoints, free_space
+from ..compat import train_loaders_by
+from ..datasets.draws import seed_everything
+from ..exceptions import CheckpointError, DivergedError, MachineError
 from ..faults import told
+from ..stopping import came, held, leave, released
 from ..trainers import load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
+from .clock import Clock
+from .epochs import EpochLoaders
 
 logger = logging.getLogger("pml_slade")
 
 Metrics = dict[str, float]
 Validate = Callable[[torch.nn.Module], Metrics]
 """Measures a module that turns images into embeddings."""
+COPIES = 5
+"""Of what is learned, in a checkpoint: itself, two moments of an optimizer, an average, the best so far."""
 
 
 @dataclass
@@ -43,14 +49,20 @@ class Stage:
         folder: of this stage's checkpoints and records.
         trainer: a PML trainer with `iterations_per_epoch` set.
         epochs: how many.
-        seed: reseeds everything at each epoch, so that a resumed run draws what an unbroken one draws.
+        seed: all that is drawn depends on it, on the epoch and on the step alone, so that a resumed run draws
+            what an unbroken one draws.
         validate: measures the models after each epoch, or None to take the last epoch.
         images_per_class: of the labeled batches; None draws images at random.
         average: follows the trainer's models; it is validated and kept in their place.
         keep_best: end with the models of the epoch that validated best, not with the last ones.
         tolerance: prefer a later epoch that validates worse than the best by no more than this, in points
             of MAP@R. Few validation classes make for noise, and unlabeled images help others more than these.
+        checkpoint_minutes: a checkpoint is written after so many minutes, too, not only after each epoch.
         progress: show a progress bar.
+        history: figures of the epochs so far.
+        best: the best models so far.
+        totals: sums of what the steps of the epoch so far came to, by name.
+        step: how many steps are done.
     """
 
     name: str
@@ -63,9 +75,12 @@ class Stage:
     average: ModelAverage | None = None
     keep_best: bool = True
     tolerance: float = 0.0
+    checkpoint_minutes: float = math.inf
     progress: bool = True
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    totals: dict[str, torch.Tensor] = field(default_factory=dict)
+    step: int = 0
 
     @property
     def models(self) -> dict[str, torch.nn.Module]:
@@ -74,6 +89,17 @@ class Stage:
             self.trainer.models if self.average is None else self.average.models
         )
         return models
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        steps: int = self.trainer.iterations_per_epoch
+        return steps
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.epoch_steps
 
 
 def run_stage(stage: Stage) -> None:
@@ -88,43 +114,77 @@ def run_stage(stage: Stage) -> None:
         CheckpointError: checkpoints exist, but none can be read.
     """
     checkpoints = Checkpoints(stage.folder / "checkpoints")
-    done = _restore(stage, checkpoints)
-    if not done and stage.validate is not None and stage.keep_best:
-        _keep_best(stage, 0, stage.validate()["MAP@R"])
-    records = _Records(stage.folder / "records", stage.history)
-    trainer = stage.trainer
-    bar = tqdm(
-        total=stage.epochs * trainer.iterations_per_epoch,
-        initial=done * trainer.iterations_per_epoch,
-        desc=stage.name,
-        disable=not stage.progress or not sys.stderr.isatty(),
-    )
-    with bar, silent_epochs(), told(lambda: _resumes_at(stage, checkpoints)):
-        for epoch in range(done + 1, stage.epochs + 1):
-            row = {"epoch": float(epoch), **_train_epoch(stage, epoch, bar)}
-            if stage.validate is not None:
-                row |= stage.validate()
-                if stage.keep_best:
-                    _keep_best(stage, epoch, row["MAP@R"])
-            stage.history.append(row)
-            checkpoints.save(_state(stage), epoch)
-            records.add(row)
-            bar.set_postfix_str(_brief(row))
-            if stage.progress and bar.disable:  # a file gets a line an epoch
-                steps = [n * trainer.iterations_per_epoch for n in (epoch, stage.epochs)]
-                print(f"{stage.name}: step {steps[0]}/{steps[1]}, {_brief(row)}", file=sys.stderr, flush=True)
-    records.close()
+    clock = Clock(stage.name, stage.checkpoint_minutes)
+    with told(lambda: _resumes_at(stage, checkpoints)), held():
+        fresh = not _restore(stage, checkpoints)
+        check_space(checkpoints, stage)
+        if fresh and stage.validate is not None and stage.keep_best:
+            _keep_best(stage, 0, _validate(stage, clock)["MAP@R"])
+        records = _Records(stage.folder / "records", stage.history)
+        with _bar(stage) as bar, closing(EpochLoaders(stage.seed, stage.trainer.data_device)) as loaders:
+            for epoch in range(len(stage.history) + 1, stage.epochs + 1):
+                row = _train_epoch(stage, epoch, _Epoch(loaders, checkpoints, clock, bar))
+                records.add(row)
+                _show(stage, row, bar)
+                leave()
+        records.close()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
 
 
 def _resumes_at(stage: Stage, checkpoints: Checkpoints) -> str:
-    step, steps = (n * stage.trainer.iterations_per_epoch for n in (checkpoints.newest, stage.epochs))
-    return f"{stage.name}, step {step} of {steps}"
+    return f"{stage.name}, step {checkpoints.newest} of {stage.steps}"
 
 
-def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
-    """One epoch; its randomness depends on the seed and the epoch alone."""
+class _Epoch(NamedTuple):
+    """What an epoch is trained with."""
+
+    loaders: EpochLoaders
+    checkpoints: Checkpoints
+    clock: Clock
+    bar: Any
+
+
+def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
+    """Train what is left of an epoch, and validate; return its figures, which are in a checkpoint then."""
+
+    def save() -> None:
+        tools.checkpoints.save(_state(stage), stage.step)
+        tools.clock.save()
+
+    trainer, first = stage.trainer, stage.step - (epoch - 1) * stage.epoch_steps
+    tools.loaders.begin(epoch, stage.epoch_steps, first)
+    with train_loaders_by(tools.loaders.make):
+        with released():
+            _begin_epoch(stage, epoch)
+        for trainer.iteration in range(first, stage.epoch_steps):
+            _train_step(stage)
+            tools.bar.update()
+            tools.clock.step(stage.steps - stage.step, stage.epochs - len(stage.history))
+            if came() or tools.clock.is_due():
+                save()
+                leave()
+    row = {"epoch": float(epoch), **{name: float(total) for name, total in stage.totals.items()}}
+    if stage.validate is not None:
+        try:
+            measured = _validate(stage, tools.clock)
+        except KeyboardInterrupt:
+            save()
+            raise
+        row |= measured
+        if stage.keep_best:
+            _keep_best(stage, epoch, row["MAP@R"])
+    trainer.step_lr_schedulers(end_of_epoch=True)
+    trainer.zero_losses()
+    trainer.end_of_epoch_hook(trainer)
+    stage.history.append(row)
+    stage.totals = {}
+    save()
+    return row
+
+
+def _begin_epoch(stage: Stage, epoch: int) -> None:
+    """What PML's trainers do before the first step of an epoch, or before the first one that is left."""
     trainer = stage.trainer
     seed_everything(stage.seed, epoch)
     if stage.images_per_class is not None:
@@ -134,40 +194,68 @@ def _train_epoch(stage: Stage, epoch: int, bar: Any) -> Metrics:
             trainer.batch_size,
             length_before_new_iter=trainer.iterations_per_epoch * trainer.batch_size,
         )
-    totals: Metrics = {}
+    trainer.initialize_dataloader()
+    trainer.epoch = epoch
+    trainer.set_to_train()
 
-    def after_step(t: Any) -> None:
-        if stage.average is not None:
-            stage.average(t)
-        check_finite(t)
-        values = {name: float(torch.as_tensor(value).detach()) for name, value in t.losses.items()}
-        for name, value in (values | trainer_metrics(t)).items():
-            totals[name] = totals.get(name, 0.0) + value / t.iterations_per_epoch
-        bar.update()
 
-    trainer.end_of_iteration_hook = after_step
+def _train_step(stage: Stage) -> None:
+    """One step, as PML's trainers take it; what is drawn depends on seed, epoch and step alone."""
+    trainer = stage.trainer
+    seed_everything(stage.seed, trainer.epoch, trainer.iteration)
     try:
-        trainer.train(start_epoch=epoch, num_epochs=epoch)
+        trainer.forward_and_backward()
+        check_finite(trainer)
     except DivergedError as error:
         raise DivergedError(
             f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
         ) from None
-    # Loader processes of later loaders would inherit these, and stumble over them when they end.
-    trainer.dataloader_iter = trainer.unlabeled_dataloader_iter = None
-    return totals
+    if stage.average is not None:
+        stage.average(trainer)
+    for name, value in {**trainer.losses, **trainer_metrics(trainer)}.items():
+        share = torch.as_tensor(value).detach().double() / stage.epoch_steps
+        stage.totals[name] = stage.totals[name] + share if name in stage.totals else share
+    trainer.step_lr_schedulers(end_of_epoch=False)
+    stage.step += 1
 
 
-def seed_everything(seed: int, *parts: int) -> None:
-    """Seed torch and numpy from several integers.
+def _validate(stage: Stage, clock: Clock) -> Metrics:
+    assert stage.validate is not None
+    with released(), clock.validation():
+        return stage.validate()
 
-    Examples:
-        >>> seed_everything(0, 1); a = torch.rand(1)
-        >>> seed_everything(0, 1); bool(a == torch.rand(1))
-        True
+
+def check_space(checkpoints: Checkpoints, stage: Stage) -> None:
+    """Refuse to train what the disk cannot hold.
+
+    Raises:
+        MachineError: says how much the checkpoints of the stage take, and where.
     """
-    state = int(np.random.SeedSequence([seed, *parts]).generate_state(1)[0])
-    torch.manual_seed(state)
-    np.random.seed(state)  # noqa: NPY002  PML's samplers draw from the global generator
+    parts = [*stage.models.values(), *stage.trainer.loss_funcs.values()]
+    learned = sum(x.nbytes for part in parts for x in (*part.parameters(), *part.buffers()))
+    needed = (checkpoints.keep + 1) * COPIES * learned
+    there, free = free_space(checkpoints.folder)
+    if needed > free:
+        raise MachineError(
+            f"{there}: checkpoints of {stage.name} take about {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} are free. Free some, or give another output folder."
+        )
+
+
+def _bar(stage: Stage) -> Any:
+    return tqdm(
+        total=stage.steps,
+        initial=stage.step,
+        desc=stage.name,
+        disable=not stage.progress or not sys.stderr.isatty(),
+    )
+
+
+def _show(stage: Stage, row: Metrics, bar: Any) -> None:
+    bar.set_postfix_str(_brief(row))
+    if stage.progress and bar.disable:  # a file gets a line an epoch
+        line = f"{stage.name}: step {stage.step}/{stage.steps}, {_brief(row)}"
+        print(line, file=sys.stderr, flush=True)
 
 
 def _keep_best(stage: Stage, epoch: int, score: float) -> None:
@@ -183,26 +271,30 @@ def _state(stage: Stage) -> dict[str, Any]:
         "average": None if stage.average is None else stage.average.state_dict(),
         "history": stage.history,
         "best": stage.best,
+        "totals": stage.totals,
     }
 
 
-def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
+def _restore(stage: Stage, checkpoints: Checkpoints) -> bool:
+    """Go on after the last checkpoint; whether there is one."""
     found = checkpoints.load_latest()
     if found is None:
-        return 0
-    epoch, state = found
+        return False
+    step, state = found
     try:
         load_trainer_state(stage.trainer, state["trainer"])
         if stage.average is not None:
             stage.average.load_state_dict(state["average"])
-        stage.history, stage.best = state["history"], state["best"]
+        device = stage.trainer.data_device
+        stage.totals = {name: total.to(device) for name, total in state["totals"].items()}
+        stage.history, stage.best, stage.step = state["history"], state["best"], step
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"checkpoint-{epoch}.pt in {checkpoints.folder} is none of {stage.name} "
+            f"checkpoint-{step}.pt in {checkpoints.folder} is none of {stage.name} "
             f"({' '.join(str(error).split())[:200]}): delete {stage.folder} to begin it again."
         ) from error
-    logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
-    return epoch
+    logger.info("%s: going on after step %d", stage.name, step)
+    return True
 
 
 def _load(part: dict[str, Any], states: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,15 +68,26 @@ class SelfTaughtTrainer(MomentumTrainer):
 
     def __init__(self, *args: Any, neighbours: int = 4, **kwargs: Any) -> None:
         self.neighbours = neighbours
+        self._embeddings: np.ndarray | None = None
         super().__init__(*args, **kwargs)
 
     def _begin_epoch(self) -> None:
         super()._begin_epoch()
+        assert self.pool is not None  # it has been labeled
+        self._embeddings = self.labeler.embed(self._teacher())[self.pool.indices]
         self.unlabeled_dataloader_iter = None  # other neighbours
 
     def _default_unlabeled_sampler(self) -> NeighbourBatches:
-        pool, size = self.pool, self.unlabeled_batch_size
-        assert pool is not None  # it has been labeled
-        embeddings = self.labeler.embed(self._teacher())[pool.indices]
-        steps = self.iterations_per_epoch or len(pool) // size
-        return NeighbourBatches(embeddings, size, self.neighbours, steps)
+        size = self.unlabeled_batch_size
+        assert self._embeddings is not None  # the epoch has begun
+        steps = self.iterations_per_epoch or len(self._embeddings) // size
+        return NeighbourBatches(self._embeddings, size, self.neighbours, steps)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also the embeddings among which the epoch's neighbours are found."""
+        return {**super().get_extra_state(), "embeddings": self._embeddings}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with them."""
+        super().set_extra_state(state)
+        self._embeddings = state["embeddings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,3 +56,13 @@ class NeighbourTrainer(SelfTrainingTrainer):
         seen = whiten(embeddings, self.whitening) if self.whitening else embeddings
         found = (torch.from_numpy(x).to(self.data_device) for x in (embeddings, smooth(seen, self.smoothing)))
         self.neighbour_loss.remember(*found)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also the neighbours of this epoch."""
+        return {**super().get_extra_state(), "neighbours": self.neighbour_loss.memory}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with them."""
+        super().set_extra_state(state)
+        memory = state["neighbours"]
+        self.neighbour_loss.memory = memory and {name: x.to(self.data_device) for name, x in memory.items()}

@@ -321,7 +321,12 @@ class SelfTrainingTrainer(StatefulTrainer):
         super().initialize_dataloader()
         if not self.iterations_per_epoch:
             raise _no_batch("dataset", "sampler", self.batch_size)
-        self.unlabeled_dataloader_iter, self._epoch_begun = None, 0
+        self.unlabeled_dataloader_iter = None
+
+    def train(self, start_epoch: int = 1, num_epochs: int = 1) -> None:
+        """Train as PML's trainers do; an epoch that was trained before begins again."""
+        self._epoch_begun = 0
+        super().train(start_epoch, num_epochs)
 
     def set_to_train(self) -> None:
         """Begin an epoch: relabel the pool where that is due."""
@@ -413,14 +418,21 @@ class SelfTrainingTrainer(StatefulTrainer):
         return values
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The pool's labels. A teacher is not part of it: a ModelAverage has a `state_dict` of its own."""
-        if self.pool is None:
-            return {"pseudo_labels": None, "label_offset": None}
-        labels = torch.from_numpy(self.pool.pseudo_labels)
-        return {"pseudo_labels": labels, "label_offset": self.pool.label_offset}
+        """The pool's labels, and the epoch they are of. A teacher is not part of it: a ModelAverage has a
+        `state_dict` of its own."""
+        state: dict[str, Any] = {
+            "pseudo_labels": None,
+            "label_offset": None,
+            "epoch_begun": self._epoch_begun,
+        }
+        if self.pool is not None:
+            labels = torch.from_numpy(self.pool.pseudo_labels)
+            state |= {"pseudo_labels": labels, "label_offset": self.pool.label_offset}
+        return state
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with these labels; clusters' vectors stay as the losses have them."""
+        """Go on with these labels, also within an epoch; clusters' vectors stay as the losses have them."""
+        self._epoch_begun = state["epoch_begun"]
         if state["pseudo_labels"] is not None:
             self.restore_pool(state["pseudo_labels"], state["label_offset"])
 

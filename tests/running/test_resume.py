@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from images import BEST, small_config, write_images
 
+from pml_slade.running import stages
+from pml_slade.running.run import Run
+from pml_slade.stopping import Stopped, obeyed
+
 SEED = 0
 KILLS = 10
 ROWS = ("teacher", "control", "memory", "self_taught", "pseudo", "slade")
@@ -33,11 +37,27 @@ SHORT = (
 )
 
 
+ROWS_WITH_A_STATE = (
+    *BEST,
+    "rows=[teacher, memory, self_taught, neighbours, slade]",
+    "epoch_steps=3",
+    "teacher.steps=3",
+    "student.steps=6",
+    "student.schedule=cosine",
+    "pretraining.steps=6",
+    "pretraining.batch_size=8",
+    "pretraining.num_local=0",
+    "pretraining.hidden_size=8",
+    "pretraining.embedding_size=8",
+    "pretraining.num_prototypes=8",
+)
+STEPS_BETWEEN = 4
+"""Each epoch has 3, so that runs are stopped at each of them."""
+
+
 def child(config, started=None, kill_at=None, before=True):
     """Run in a process of its own; kill itself before or after it renames the n-th file."""
     import torch
-
-    from pml_slade.running.run import Run
 
     torch.set_num_threads(1)
     replace, calls = os.replace, 0
@@ -182,3 +202,35 @@ def test_a_killed_write_leaves_no_hidden_file_once_the_run_is_done(context, fold
         assert run(context, config, kill_at=write, before=True) == -signal.SIGKILL
     assert run(context, config) == 0
     assert [p.name for p in (tmp_path / "run").rglob(".*")] == []
+
+
+def terminate_in(step, patch):
+    """Let SIGTERM come in the n-th step from now on; return a count of steps."""
+    taken, real = [0], stages._train_step
+
+    def train_step(stage):
+        taken[0] += 1
+        if taken[0] == step:
+            signal.raise_signal(signal.SIGTERM)
+        real(stage)
+
+    patch.setattr(stages, "_train_step", train_step)
+    return taken
+
+
+@pytest.mark.once("long trainings")
+def test_sigterm_in_any_step_of_any_row_changes_nothing(folders, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        steps = terminate_in(None, patch)
+        Run(small_config(folders, tmp_path / "whole", *ROWS_WITH_A_STATE), progress=False).run()
+    broken = small_config(folders, tmp_path / "broken", *ROWS_WITH_A_STATE)
+    for _ in range(steps[0] // STEPS_BETWEEN):
+        with monkeypatch.context() as patch, obeyed():
+            terminate_in(STEPS_BETWEEN, patch)
+            with pytest.raises(Stopped):
+                Run(broken, progress=False).run()
+    with monkeypatch.context() as patch:
+        left = terminate_in(None, patch)
+        Run(broken, progress=False).run()
+    assert left == [steps[0] % STEPS_BETWEEN]
+    assert_same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))

@@ -1,8 +1,11 @@
 """One stage: the epochs it trains, what it records, which epoch it keeps, and how it goes on."""
 
 import csv
+import logging
 import math
+import signal
 import sqlite3
+from collections import namedtuple
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pml_slade.checkpoints import Checkpoints
 from pml_slade.exceptions import CheckpointError, MachineError, SladeError
-from pml_slade.running.stages import Stage, run_stage, seed_everything
+from pml_slade.running import stages
+from pml_slade.running.stages import Stage, run_stage
+from pml_slade.stopping import Stopped
 
 STEPS, EPOCHS = 3, 4
 
@@ -44,7 +49,21 @@ class Failing(ContrastiveLoss):
         return loss if self.left > 0 else loss * self.value
 
 
-def stage(folder, epochs=EPOCHS, scores=None, loss=None, cosine=False, progress=False, seed=0):
+class Stopping(ContrastiveLoss):
+    """Gets SIGINT in the n-th call."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def forward(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(*args, **kwargs)
+
+
+def stage(folder, epochs=EPOCHS, scores=None, loss=None, cosine=False, progress=False, seed=0, workers=0):
     """A stage whose validation gives 0 for its start, and `scores`, one per epoch, in turn."""
     torch.manual_seed(0)
     models = {"trunk": torch.nn.Linear(4, 5), "embedder": torch.nn.Linear(5, 3)}
@@ -70,7 +89,7 @@ def stage(folder, epochs=EPOCHS, scores=None, loss=None, cosine=False, progress=
         dataset=Points(),
         iterations_per_epoch=STEPS,
         lr_schedulers=schedulers,
-        dataloader_num_workers=0,
+        dataloader_num_workers=workers,
         data_device=torch.device("cpu"),
     )
     coming = iter([*([] if (folder / "checkpoints").exists() else [0.0]), *(scores or ())])
@@ -251,7 +270,7 @@ def test_recorded_losses_are_means_over_the_epoch(tmp_path):
 
 def test_records_do_not_repeat_rows_after_a_resume(tmp_path):
     run(tmp_path, epochs=2)
-    checkpoint = tmp_path / "checkpoints" / "checkpoint-2.pt"
+    checkpoint = tmp_path / "checkpoints" / f"checkpoint-{2 * STEPS}.pt"
     checkpoint.unlink()  # as if killed before it was written, after its row was
     run(tmp_path)
     assert [float(row["epoch"]) for row in read_csv(tmp_path)] == [1, 2, 3, 4]
@@ -268,15 +287,6 @@ def test_progress_is_shown_when_asked_for_and_only_then(tmp_path, capsys):
     assert "Teacher" in err
     assert f"{STEPS * EPOCHS}/{STEPS * EPOCHS}" in err
     assert "validation MAP@R 4.0" in err
-
-
-def test_seeding_takes_several_numbers_and_their_order_counts():
-    def draw(*parts):
-        seed_everything(*parts)
-        return torch.rand(1).item()
-
-    assert draw(1, 2) == draw(1, 2)
-    assert len({draw(1, 2), draw(2, 1), draw(1), draw(1, 2, 0)}) >= 3
 
 
 def test_without_a_terminal_each_epoch_is_a_line(tmp_path, capsys):
@@ -307,3 +317,81 @@ def test_an_error_of_the_machine_names_the_step_of_the_last_checkpoint(tmp_path)
     made.validate = measure
     with pytest.raises(MachineError, match=r"Out of memory.*\(Teacher, step 3 of 12\)"):
         run_stage(made)
+
+
+@pytest.mark.parametrize("step", range(1, 2 * STEPS + 1))
+def test_a_signal_waits_for_the_end_of_its_step_and_what_goes_on_there_ends_the_same(tmp_path, step):
+    scores = [10.0, 30.0]
+    unbroken = run(tmp_path / "unbroken", epochs=2, scores=scores, cosine=True)
+    with pytest.raises(Stopped) as stop:
+        run(tmp_path / "broken", epochs=2, scores=scores, cosine=True, loss=Stopping(step))
+    assert stop.value.resumes_at == f"Teacher, step {step} of {2 * STEPS}"
+    validated = (step - 1) // STEPS  # a step that ends an epoch is saved before the validation
+    resumed = run(tmp_path / "broken", epochs=2, scores=scores[validated:], cosine=True)
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert resumed.history == unbroken.history
+    for kind in ("optimizers", "lr_schedulers"):
+        for name, part in getattr(unbroken.trainer, kind).items():
+            assert str(getattr(resumed.trainer, kind)[name].state_dict()) == str(part.state_dict())
+
+
+def test_a_signal_in_a_validation_ends_it_and_loses_no_step(tmp_path):
+    made = stage(tmp_path / "broken")
+
+    def measure():
+        if made.step:
+            signal.raise_signal(signal.SIGINT)
+        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}
+
+    made.validate = measure
+    with pytest.raises(Stopped) as stop:
+        run_stage(made)
+    assert stop.value.resumes_at == f"Teacher, step {STEPS} of {STEPS * EPOCHS}"
+    scores = [10.0, 20.0, 30.0, 40.0]
+    resumed, unbroken = (run(tmp_path / name, scores=scores) for name in ("broken", "unbroken"))
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert resumed.history == unbroken.history
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 60])
+def test_a_checkpoint_is_written_after_so_many_minutes(tmp_path, minutes, monkeypatch):
+    saved = []
+    monkeypatch.setattr(stages.Checkpoints, "save", lambda self, state, step: saved.append(step))
+    made = stage(tmp_path, epochs=2)
+    made.checkpoint_minutes = minutes
+    run_stage(made)
+    every = sorted([*range(1, 2 * STEPS + 1), STEPS, 2 * STEPS])
+    assert saved == (every if minutes < 1 else [STEPS, 2 * STEPS])
+
+
+@pytest.mark.once("processes that read")
+def test_any_number_of_processes_reads_the_same_images_and_they_stay_between_epochs(tmp_path, capfd):
+    alone = run(tmp_path / "alone")
+    made = stage(tmp_path / "two", workers=2)
+    iterators = set()
+    made.validate = lambda: (
+        iterators.add(getattr(made.trainer, "dataloader_iter", None))
+        or dict.fromkeys(("MAP@R", "RP", "P@1"), float(made.step))
+    )
+    run_stage(made)
+    assert torch.equal(weights(made), weights(alone))
+    assert len(iterators - {None}) == 1
+    with pytest.raises(Stopped):
+        run(tmp_path / "broken", loss=Stopping(STEPS + 2), workers=2)
+    assert torch.equal(weights(run(tmp_path / "broken", workers=2)), weights(alone))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_after_ten_steps_it_is_said_how_long_the_rest_takes(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "pml_slade"):
+        run(tmp_path, scores=[1.0, 2.0, 3.0, 4.0])
+    assert [m for m in caplog.messages if "take about" in m] == [
+        "Teacher: 2 steps and 1 validations take about 1 s"
+    ]
+
+
+def test_a_disk_that_will_not_hold_the_checkpoints_is_seen_before_the_first_step(tmp_path, monkeypatch):
+    Usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage(0, 0, 1000))
+    with pytest.raises(MachineError, match=r"checkpoints of Teacher take about 0\.0 GiB, and 0\.0 are free"):
+        run(tmp_path, loss=Failing(step=1))

@@ -74,5 +74,8 @@ def test_neighbours_are_found_anew_each_epoch(images, pool):
 def test_finding_neighbours_is_silent_where_progress_is_off(images, pool, progress, capfd):
     settings = {"neighbours": 2, "cluster_kwargs": {"progress": progress}}
     trainer = build(images, pool, SelfTaughtTrainer, SelfTaughtLoss(2), **settings)
-    trainer._default_unlabeled_sampler()
+    trainer.initialize_dataloader()
+    capfd.readouterr()
+    trainer.epoch = 1
+    trainer.set_to_train()
     assert ("embedding" in capfd.readouterr().err) == progress

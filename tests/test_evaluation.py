@@ -6,7 +6,6 @@ import pytest
 import reference
 
 from pml_slade.clustering import unit_rows
-from pml_slade.clustering.neighbours import Neighbours, blocks
 from pml_slade.evaluation import evaluate, map_at_r_by_class
 from pml_slade.exceptions import DataError
 
@@ -128,19 +127,6 @@ def test_copies_of_a_query_are_found_and_the_query_itself_is_not():
     points = np.repeat(np.eye(3), 4, axis=0)
     assert set(evaluate(points, np.repeat([0, 1, 2], 4)).values()) == {100.0}
     assert evaluate(points, np.tile([0, 1, 2, 3], 3))["P@1"] == 0
-
-
-@pytest.mark.parametrize("most_by_faiss", [0, 1024])
-def test_blocks_hold_no_more_than_the_memory_that_was_given(most_by_faiss, monkeypatch):
-    monkeypatch.setattr("pml_slade.clustering.neighbours.MOST_BY_FAISS", most_by_faiss)
-    wanted = np.array([0] * 5 + [1] * 50 + [300] * 20 + [40] * 30)
-    found = Neighbours(np.zeros((1000, 2), np.float32))
-    cut = list(blocks(wanted, found, memory=200_000))
-    assert sorted(np.concatenate(cut)) == list(range(5, 105))
-    # 12 bytes a neighbour come back; a sort holds the products of whole rows, too.
-    each = [4 * 1000 if most_by_faiss == 0 else 12 * wanted[block].max() for block in cut]
-    assert all(len(block) * bytes_ <= 200_000 for block, bytes_ in zip(cut, each))
-    assert 2 < len(cut) < 100
 
 
 @pytest.mark.parametrize("seed", range(4))

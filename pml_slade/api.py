@@ -109,12 +109,18 @@ class TrainedModel:
         """
         queries = self.open(images, labeled=True)
         if gallery is None:
-            return evaluate_embeddings(self.embed(queries, batch_size), queries.known_labels())
+            return evaluate_embeddings(
+                self.embed(queries, batch_size), queries.known_labels(), device=self.runtime.device
+            )
         found = self.open(gallery, labeled=True)
         check_gallery(queries, found)
         labels, others = shared_labels(queries, found)
         return evaluate_embeddings(
-            self.embed(queries, batch_size), labels, self.embed(found, batch_size), others
+            self.embed(queries, batch_size),
+            labels,
+            self.embed(found, batch_size),
+            others,
+            device=self.runtime.device,
         )
 
     def index(self, images: Images, known: ImageIndex | None = None, batch_size: int = 128) -> ImageIndex:

@@ -29,15 +29,8 @@ if LEGACY:
 from pytorch_metric_learning import miners, trainers  # noqa: E402
 from pytorch_metric_learning.trainers import base_trainer  # noqa: E402
 from pytorch_metric_learning.utils import common_functions as c_f  # noqa: E402
-from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # noqa: E402
 
 BaseTupleMiner: Any = miners.BaseTupleMiner if LEGACY else miners.BaseMiner
-
-_METRICS = {
-    "MAP@R": "mean_average_precision_at_r",
-    "RP": "r_precision",
-    "P@1": "precision_at_1",
-}
 
 
 class TrainerWithExtraKeys(trainers.BaseTrainer):
@@ -71,31 +64,6 @@ class TrainerWithExtraKeys(trainers.BaseTrainer):
     def allowed_mining_funcs_keys(self) -> list[str]:
         """Allow the extra keys (0.9.92)."""
         return ["subset_batch_miner", "tuple_miner", *self.extra_mining_keys]
-
-
-def retrieval_accuracy(
-    query: np.ndarray,
-    query_labels: np.ndarray,
-    reference: np.ndarray | None = None,
-    reference_labels: np.ndarray | None = None,
-) -> dict[str, float]:
-    """PML's own MAP@R, R-precision and P@1 of embeddings, as fractions.
-
-    Args:
-        query: (n, d) float32.
-        query_labels: (n,) integers.
-        reference: (m, d) gallery, or None to search among the queries, each left out of its own results.
-        reference_labels: (m,) integers.
-    """
-    same_source = reference is None
-    if LEGACY:
-        calculator = AccuracyCalculator(include=tuple(_METRICS.values()))
-        ref, ref_labels = (query, query_labels) if same_source else (reference, reference_labels)
-        result = calculator.get_accuracy(query, ref, query_labels, ref_labels, same_source)
-    else:
-        calculator = AccuracyCalculator(include=tuple(_METRICS.values()), k="max_bin_count")
-        result = calculator.get_accuracy(query, query_labels, reference, reference_labels)
-    return {short: float(result[name]) for short, name in _METRICS.items()}
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Retrieval figures against a loop that ranks every query by itself."""
 
 import numpy as np
+import pml_calculator
 import pytest
 import reference
 
+from pml_slade.clustering import unit_rows
 from pml_slade.evaluation import evaluate, map_at_r_by_class
 from pml_slade.exceptions import DataError
 
@@ -105,10 +107,30 @@ def test_embeddings_that_are_not_finite_are_refused(bad):
         evaluate(np.eye(4), np.array([0, 0, 1, 1]), points, np.array([0, 0, 1, 1]))
 
 
+@pytest.mark.parametrize("memory", [1, 20_000, 1 << 28])
+@pytest.mark.parametrize("most_by_faiss", [0, 8, 1024])
+@pytest.mark.parametrize("with_gallery", [False, True])
+def test_figures_are_those_of_pml_in_any_blocks_and_by_either_search(
+    with_gallery, most_by_faiss, memory, monkeypatch
+):
+    monkeypatch.setattr("pml_slade.clustering.neighbours.MOST_BY_FAISS", most_by_faiss)
+    embeddings, labels = draw(150, 9, 1)
+    labels[:40], labels[149] = 0, 20  # a large class, and one of a single image
+    given = (embeddings, labels, *draw(60, 7, 2)) if with_gallery else (embeddings, labels)
+    unit = [unit_rows(x).astype(np.float32) if x.ndim == 2 else x for x in given]
+    expected = pml_calculator.retrieval(*unit)
+    assert evaluate(*given, memory=memory) == pytest.approx(expected, abs=1e-4)
+    assert 10 < expected["MAP@R"] < 99
+
+
+def test_copies_of_a_query_are_found_and_the_query_itself_is_not():
+    points = np.repeat(np.eye(3), 4, axis=0)
+    assert set(evaluate(points, np.repeat([0, 1, 2], 4)).values()) == {100.0}
+    assert evaluate(points, np.tile([0, 1, 2, 3], 3))["P@1"] == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("block", [7, 4096])
-def test_figures_of_classes_are_those_of_the_loop(seed, block, monkeypatch):
-    monkeypatch.setattr("pml_slade.evaluation.BLOCK", block)
+def test_figures_of_classes_are_those_of_the_loop(seed):
     embeddings, labels = draw(40, 4, seed)
     labels[0] = 9
     embeddings[5], labels[5] = embeddings[6], labels[6]

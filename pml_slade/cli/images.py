@@ -90,7 +90,8 @@ def cluster(
 
     trained = load(model, device, workers, not quiet)
     dataset = trained.open(images)
-    how = Clustering(method=method, seed=seed, min_cluster_size=min_cluster_size)
+    where = str(trained.runtime.device)
+    how = Clustering(method=method, seed=seed, min_cluster_size=min_cluster_size, device=where)
     clusters = how(trained.embed(dataset, batch_size), num_clusters)
     kept = (
         [Path(name).absolute(), label]

@@ -6,13 +6,15 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-import faiss
 import numpy as np
+import torch
 
 from ..exceptions import ConfigError, DataError
 from .clusters import Clusters, means, suggest_num_neighbours, tidy
-from .embedding import checked_embeddings, unit_rows
+from .embedding import checked_embeddings, row_blocks, unit_rows
+from .graph_ward import graph_ward
 from .health import signs
+from .neighbours import faiss_kmeans
 from .settings import ClusteringSettings, Method
 from .smoothing import smooth
 from .ward import ward
@@ -20,9 +22,8 @@ from .whitening import whiten
 
 logger = logging.getLogger("pml_slade")
 
-# Small clusters for Ward to merge are settled after so many iterations.
-SMALL_NITER = 3
 WARD_POINTS = 20_000
+"""Most points of which Ward's clustering compares all clusters with all."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Clustering(ClusteringSettings):
     Embeddings are whitened, then smoothed, then clustered. Whitening and smoothing look at directions only.
 
     Args:
-        method: "ward" or "kmeans". Ward finds classes better and has no random start. It takes time with N^2.
+        method: "ward" or "kmeans". Ward finds classes better.
         whitening: `whiten` embeddings to this power; 0 does not.
         smooth: `smooth` embeddings by their reciprocal neighbours.
         num_neighbours: how many neighbours to smooth by. Default: as many as a cluster has points on
@@ -45,9 +46,10 @@ class Clustering(ClusteringSettings):
             brought to unit length, too, but for those of plain k-means.
         max_points_per_centroid: k-means looks at this many points per cluster only, drawn at random; None:
             at all of them.
-        max_ward_points: for more points, Ward merges this many small clusters that k-means finds. Default:
-            20,000, or twice the number of clusters where that is more.
-        gpu: run k-means on the GPUs that faiss sees. Ward itself runs on the CPU.
+        max_ward_points: of more points, a cluster merges with clusters of its neighbours alone, see
+            `graph_ward`: comparing all with all takes time with N^2. Default: 20,000.
+        device: "cpu" or "cuda": where neighbours are found, and k-means runs if faiss sees a GPU. Ward
+            itself runs on the CPU.
 
     Raises:
         ConfigError: a setting that does not exist, of the wrong type or out of range.
@@ -60,7 +62,7 @@ class Clustering(ClusteringSettings):
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: clustering has no setting niters; it has method, whitening, smooth,
         num_neighbours, min_cluster_size, seed, niter, nredo, normalize, max_points_per_centroid,
-        max_ward_points, gpu.
+        max_ward_points, device.
     """
 
     def __call__(self, embeddings: np.ndarray, num_clusters: int) -> Clusters:
@@ -71,24 +73,21 @@ class Clustering(ClusteringSettings):
             num_clusters: k, at most N. Fewer may come out; the result says how many.
 
         Raises:
-            ConfigError: max_ward_points below num_clusters.
-            DataError: bad shape, values that are not finite, k out of range, clusters that are all too small,
-                no GPU to be had.
+            ConfigError: no such device.
+            DataError: bad shape, values that are not finite, k out of range, clusters that are all too small.
         """
         x = checked_embeddings(embeddings)
         self._check(x, num_clusters)
         k = int(num_clusters)
-        if self.normalize:
-            x = unit_rows(x)
-        seen = whiten(x, self.whitening) if self.whitening else x
-        if self.smooth:
-            seen = smooth(seen, self.num_neighbours or suggest_num_neighbours(len(x), k))
-        assigned, about = self._assign(seen, k)
+        assigned, about = self._assign(x, k)
         centroids = about.pop("centroids", None)
-        if seen is not x or centroids is None:
-            centroids = unit_rows(means(x, assigned)) if self.normalize else means(x, assigned)
-            about.pop("objective", None)
-        squared = ((x - centroids[assigned]) ** 2).sum(axis=1, dtype=np.float64)
+        if centroids is None:
+            centroids = means(x, assigned, _lengths(x) if self.normalize else None)
+            centroids = unit_rows(centroids) if self.normalize else centroids
+        squared = np.empty(len(x))
+        for rows in row_blocks(len(x)):  # memory for another copy of all embeddings may not be there
+            points = unit_rows(x[rows]) if self.normalize else x[rows]
+            squared[rows] = ((points - centroids[assigned[rows]]) ** 2).sum(axis=1, dtype=np.float64)
         about.setdefault("objective", float(squared.sum()))
         distances = np.sqrt(squared).astype(np.float32)
         clusters = tidy(assigned, centroids, k, self.min_cluster_size, distances=distances, **about)
@@ -100,40 +99,41 @@ class Clustering(ClusteringSettings):
 
     def _assign(self, x: np.ndarray, k: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the cluster of each point, and what `Clusters` tells of how they were found."""
-        per_centroid = len(x) if self.max_points_per_centroid is None else self.max_points_per_centroid
+        seen = self._seen(x, k)
         if self.method == "kmeans":
-            assigned, kmeans = self._kmeans(x, k, self.niter, per_centroid)
-            return assigned, {
-                "trained_on": min(len(x), per_centroid * k),
-                "centroids": kmeans.centroids,
-                "objective": float(kmeans.obj[-1]),
-            }
-        most = self._most_ward_points(k)
-        if len(x) <= most:
-            return ward(x, k), {"trained_on": len(x), "merged": len(x)}
-        small, _ = self._kmeans(x, most, SMALL_NITER, per_centroid)
-        # Ward merges small clusters, each as heavy as its points.
-        used, small, sizes = np.unique(small, return_inverse=True, return_counts=True)
-        assigned = ward(means(x, small), k, sizes)[small]
-        return assigned, {"trained_on": min(len(x), per_centroid * most), "merged": len(used)}
+            per_centroid = len(x) if self.max_points_per_centroid is None else self.max_points_per_centroid
+            assigned, kmeans = self._kmeans(seen, k, per_centroid)
+            about: dict[str, Any] = {"trained_on": min(len(x), per_centroid * k)}
+            if not self.whitening and not self.smooth:
+                about |= {"centroids": kmeans.centroids, "objective": float(kmeans.obj[-1])}
+            return assigned, about
+        about = {"trained_on": len(x), "merged": len(x)}
+        if len(x) <= (self.max_ward_points or WARD_POINTS):
+            return ward(seen, k), about
+        return graph_ward(seen.copy() if seen is x else seen, k, self.device, self.seed), about
 
-    def _kmeans(self, x: np.ndarray, k: int, niter: int, per_centroid: int) -> tuple[np.ndarray, Any]:
-        kmeans = faiss.Kmeans(
+    def _seen(self, x: np.ndarray, k: int) -> np.ndarray:
+        """What is clustered: embeddings whitened and smoothed, or themselves where neither is wanted."""
+        seen = whiten(x, self.whitening) if self.whitening else x
+        if self.smooth:
+            neighbours = self.num_neighbours or suggest_num_neighbours(len(x), k)
+            return smooth(seen, neighbours, device=self.device)
+        return unit_rows(x) if self.normalize and seen is x else seen
+
+    def _kmeans(self, x: np.ndarray, k: int, per_centroid: int) -> tuple[np.ndarray, Any]:
+        kmeans = faiss_kmeans(
             x.shape[1],
             k,
+            self.device,
             min_points_per_centroid=1,
             max_points_per_centroid=per_centroid,
-            niter=niter,
+            niter=self.niter,
             nredo=self.nredo,
             seed=self.seed,
-            gpu=self.gpu,
         )
         kmeans.train(x)
         _, nearest = kmeans.index.search(x, 1)
         return nearest[:, 0], kmeans
-
-    def _most_ward_points(self, k: int) -> int:
-        return max(WARD_POINTS, 2 * k) if self.max_ward_points is None else self.max_ward_points
 
     def _check(self, x: np.ndarray, num_clusters: int) -> None:
         if int(num_clusters) != num_clusters or not 1 <= num_clusters <= len(x):
@@ -141,13 +141,15 @@ class Clustering(ClusteringSettings):
                 f"num_clusters must be an integer between 1 and the pool's {len(x)} samples, got "
                 f"{num_clusters!r}."
             )
-        if self.method == "ward" and self._most_ward_points(int(num_clusters)) < num_clusters:
-            raise ConfigError(
-                f"max_ward_points must be an integer, at least num_clusters={num_clusters}, got "
-                f"{self.max_ward_points!r}."
-            )
-        if self.gpu and getattr(faiss, "get_num_gpus", lambda: 0)() == 0:
-            raise DataError("gpu=True, but faiss sees no GPU; leave gpu=False or install faiss-gpu.")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device: {self.device!r} cannot be used: {reason}") from None
+
+
+def _lengths(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.linalg.norm(x[rows], axis=1) for rows in row_blocks(len(x))])
 
 
 def cluster(
@@ -164,7 +166,7 @@ def cluster(
     min_cluster_size: int = 1,
     max_points_per_centroid: int | None = None,
     max_ward_points: int | None = None,
-    gpu: bool = False,
+    device: str = "cpu",
 ) -> Clusters:
     """Cluster embeddings in one call: k-means, unless asked for otherwise.
 
@@ -181,11 +183,11 @@ def cluster(
         min_cluster_size: points of smaller clusters get label -1.
         max_points_per_centroid: of k-means.
         max_ward_points: of Ward.
-        gpu: of k-means.
+        device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: a setting of the wrong type or out of range, max_ward_points below num_clusters.
-        DataError: bad shape, values that are not finite, k out of range, no GPU to be had.
+        ConfigError: a setting of the wrong type or out of range, no such device.
+        DataError: bad shape, values that are not finite, k out of range.
 
     Examples:
         >>> points = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -205,6 +207,6 @@ def cluster(
         min_cluster_size=min_cluster_size,
         max_points_per_centroid=max_points_per_centroid,
         max_ward_points=max_ward_points,
-        gpu=gpu,
+        device=device,
     )
     return clustering(embeddings, num_clusters)

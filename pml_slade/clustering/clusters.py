@@ -11,6 +11,9 @@ from scipy.sparse import csr_matrix
 from ..exceptions import ConfigError, DataError
 from .embedding import unit_rows
 
+COLUMNS = 32
+"""Coordinates of all points that are summed up at once."""
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -27,7 +30,7 @@ class Clusters:
         objective: sum of squared distances to the centroids.
         distances: (N,) float32, Euclidean distance of each embedding to the centroid of its cluster, at unit
             length where embeddings are brought to it; that of a point left out is to its small cluster's.
-        merged: how many points, or small clusters of points, Ward merged; 0 for k-means.
+        merged: how many points Ward merged; 0 for k-means.
         signs: that they are of little use, see `health`.
     """
 
@@ -83,10 +86,8 @@ class Clusters:
             text += f"; {self.num_tiny} tiny, {int((self.labels < 0).sum())} samples left out"
         if self.trained_on < len(self.labels):
             text += f"; k-means looked at {self.trained_on} of {len(self.labels)} points"
-        if self.merged == len(self.labels):
+        if self.merged:
             text += f"; Ward merged {self.merged} points"
-        elif self.merged:
-            text += f"; Ward merged {self.merged} small clusters of {len(self.labels)} points"
         return text
 
 
@@ -165,8 +166,22 @@ def class_means(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return unit_rows(means(unit_rows(embeddings[kept]), labels[kept]))
 
 
-def means(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (k, d) float32, the mean of each class 0..k-1; zeros where there is no point."""
-    members = csr_matrix((np.ones(len(x)), (labels, np.arange(len(x)))))
-    mean: np.ndarray = (members @ x) / np.maximum(np.bincount(labels), 1)[:, None]
-    return mean.astype(np.float32)
+def means(x: np.ndarray, labels: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Mean of each class 0..k-1; zeros where there is no point.
+
+    Args:
+        x: (N, d).
+        labels: (N,).
+        lengths: (N,), by which points are divided first; None leaves them as they are.
+
+    Returns:
+        (k, d) float32.
+    """
+    shares = np.ones(len(x)) if lengths is None else 1 / np.maximum(lengths, 1e-12)
+    members = csr_matrix((shares, (labels, np.arange(len(x)))))
+    counts = np.maximum(np.bincount(labels), 1)[:, None]
+    mean = np.empty((len(counts), x.shape[1]), dtype=np.float32)
+    for start in range(0, x.shape[1], COLUMNS):  # scipy copies what it multiplies, as float64
+        columns = slice(start, start + COLUMNS)
+        mean[:, columns] = (members @ x[:, columns]) / counts
+    return mean

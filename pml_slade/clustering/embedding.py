@@ -14,13 +14,27 @@ from tqdm import tqdm
 from ..checks import check_int, check_map_style
 from ..exceptions import DataError
 
+ROWS = 1 << 14
+"""Rows that are computed at once, where all would take as much memory as the embeddings."""
+
+
+def row_blocks(count: int) -> Iterator[slice]:
+    """Cut so many rows into blocks.
+
+    Examples:
+        >>> list(row_blocks(20_000))
+        [slice(0, 16384, None), slice(16384, 20000, None)]
+    """
+    return (slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS))
+
 
 def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
     """Return embeddings as contiguous float32 (N, d), or say what is wrong with them."""
     x = np.ascontiguousarray(embeddings, dtype=np.float32)
     if x.ndim != 2 or 0 in x.shape:
         raise DataError(f"embeddings must have shape (N, d) with N, d >= 1, got {x.shape}.")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    finite = np.concatenate([np.isfinite(x[rows]).all(axis=1) for rows in row_blocks(len(x))])
+    bad = np.flatnonzero(~finite)
     if len(bad):
         raise DataError(
             f"{len(bad)} of {len(x)} embeddings are not finite, the first at index {bad[0]}: the model "
@@ -43,8 +57,12 @@ def without_itself(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
         array([[2, 1],
                [2, 0]])
     """
-    itself_last = np.argsort(found == queries[:, None], axis=1, kind="stable")
-    return np.take_along_axis(found, itself_last, axis=1)[:, :-1]
+    return np.take_along_axis(found, itself_last(found, queries), axis=1)[:, :-1]
+
+
+def itself_last(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Order of the neighbours of each point, (n, k), in which the point itself comes last."""
+    return np.argsort(found == queries[:, None], axis=1, kind="stable")
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
@@ -55,7 +73,9 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
         array([[0.6, 0.8],
                [0. , 0. ]])
     """
-    unit: np.ndarray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    unit = np.empty(x.shape, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
+    for rows in row_blocks(len(x)):
+        unit[rows] = x[rows] / np.maximum(np.linalg.norm(x[rows], axis=1, keepdims=True), 1e-12)
     return unit
 
 
@@ -124,13 +144,16 @@ def embed(
     loader = DataLoader(
         _DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn
     )
-    parts: list[np.ndarray] = []
+    embeddings, done = np.empty((0, 0), dtype=np.float32), 0
     with _eval_mode(model):
         for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress):
             out = model(batch_getter(batch).to(device=device, dtype=dtype))
-            _check_output(out, min(batch_size, len(dataset) - batch_size * len(parts)))
-            parts.append(out.float().cpu().numpy())
-    return checked_embeddings(np.concatenate(parts))
+            _check_output(out, min(batch_size, len(dataset) - done))
+            if done == 0:
+                embeddings = np.empty((len(dataset), out.shape[1]), dtype=np.float32)
+            embeddings[done : done + len(out)] = out.float().cpu().numpy()
+            done += len(out)
+    return checked_embeddings(embeddings)
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 
 from .clusters import Clusters
-from .embedding import unit_rows
+from .embedding import row_blocks, unit_rows
 
 MOST_LEFT_OUT = 0.5
 """Share of the points without a cluster from which it is said."""
@@ -56,20 +58,30 @@ def signs(clusters: Clusters, embeddings: np.ndarray) -> list[str]:
 
 
 def _embeddings(embeddings: np.ndarray, num_clusters: int) -> str | None:
-    points = len(embeddings)
-    different = len({row.tobytes() for row in embeddings})
+    points, different = len(embeddings), _different(embeddings, num_clusters)
     if different < num_clusters:
         return (
             f"the {points} images have {different} different embedding{'s' * (different > 1)}, fewer than "
             f"num_clusters={num_clusters}: are they copies of each other, or has the model collapsed?"
         )
-    mean = min(float(np.square(unit_rows(embeddings).mean(axis=0, dtype=np.float64)).sum()), 1.0)
+    total = sum(unit_rows(embeddings[rows]).sum(axis=0, dtype=np.float64) for rows in row_blocks(points))
+    mean = min(float(np.square(total / points).sum()), 1.0)
     if mean <= COLLAPSED:
         return None
     return (
         f"the embeddings of the {points} images have a mean cosine of {mean:.6f}: they all point one "
         "way, and clusters of them mean little. Train the teacher longer, or lower its learning rate."
     )
+
+
+def _different(embeddings: np.ndarray, enough: int) -> int:
+    """How many rows differ; it counts no further than to `enough`."""
+    seen: set[bytes] = set()
+    for row in embeddings:
+        seen.add(blake2b(row.tobytes(), digest_size=16).digest())
+        if len(seen) >= enough:
+            break
+    return len(seen)
 
 
 def _sizes(clusters: Clusters) -> list[str]:

@@ -29,7 +29,7 @@ class ClusteringSettings:
     normalize: bool = True
     max_points_per_centroid: int | None = None
     max_ward_points: int | None = None
-    gpu: bool = False
+    device: str = "cpu"
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuse a setting that does not exist, which a dataclass itself does by a bare TypeError."""
@@ -49,9 +49,11 @@ class ClusteringSettings:
         for name in ("num_neighbours", "max_points_per_centroid", "max_ward_points"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), at_least=1)
-        for name in ("smooth", "normalize", "gpu"):
+        for name in ("smooth", "normalize"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        if not isinstance(self.device, str):
+            raise ConfigError(f"device must be a name such as cpu or cuda, got {self.device!r}.")
         if self.num_neighbours is not None and not self.smooth:
             raise ConfigError(f"num_neighbours={self.num_neighbours} is of smoothing: give smooth=True, too.")
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
-from scipy.sparse import csr_matrix, diags
+import torch
+from scipy.sparse import csr_matrix
 
 from ..exceptions import ConfigError
-from .embedding import checked_embeddings, unit_rows
+from .embedding import checked_embeddings, row_blocks, unit_rows
+from .neighbours import nearest
+
+COLUMNS = 64
+"""Coordinates of all points that are averaged at once."""
+PAIRS = 1 << 24
+"""Pairs of neighbours that are looked at at once."""
 
 
-def smooth(embeddings: np.ndarray, num_neighbours: int, rounds: int = 2, power: float = 3.0) -> np.ndarray:
+def smooth(
+    embeddings: np.ndarray,
+    num_neighbours: int,
+    rounds: int = 2,
+    power: float = 3.0,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
     """Average each embedding with those whose nearest neighbours include it, as it includes them.
 
     Such reciprocal neighbours are mostly of one class (Zhong et al., Re-ranking Person Re-identification
@@ -21,6 +33,7 @@ def smooth(embeddings: np.ndarray, num_neighbours: int, rounds: int = 2, power: 
         num_neighbours: k, itself included; more than N are all. About as many as a class has images.
         rounds: how often; each starts from the averages of the one before.
         power: a neighbour's weight is its cosine similarity to this power, 0 where it is negative.
+        device: where neighbours are found, see `neighbours.nearest`.
 
     Returns:
         (N, d) float32, rows of unit length.
@@ -43,18 +56,28 @@ def smooth(embeddings: np.ndarray, num_neighbours: int, rounds: int = 2, power: 
         raise ConfigError(f"power must be a positive number, got {power!r}.")
     x = unit_rows(checked_embeddings(embeddings))
     for _ in range(int(rounds)):
-        x = unit_rows(_reciprocal_weights(x, min(int(num_neighbours), len(x)), power) @ x)
+        average(x, _reciprocal_weights(x, min(int(num_neighbours), len(x)), power, device))
     return x
 
 
-def _reciprocal_weights(x: np.ndarray, k: int, power: float) -> csr_matrix:
-    """Return (N, N): similarity ** power where both are among each other's k nearest, and on the diagonal."""
-    index = faiss.IndexFlatIP(x.shape[1])
-    index.add(x)
-    similarity, nearest = index.search(x, k)
-    weights = np.clip(similarity, 0, 1) ** np.float32(power)
-    rows = np.repeat(np.arange(len(x)), k)
-    weights = csr_matrix((weights.ravel(), (rows, nearest.ravel())), shape=(len(x), len(x)))
-    weights = weights.minimum(weights.T)
-    # Among more than k identical points, not all find themselves.
-    return weights + diags(1 - weights.diagonal())
+def average(x: np.ndarray, weights: csr_matrix) -> None:
+    """Add to each unit row others by their weights, and bring it to unit length; in place."""
+    for start in range(0, x.shape[1], COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        x[:, columns] += weights @ np.ascontiguousarray(x[:, columns])
+    for rows in row_blocks(len(x)):
+        x[rows] = unit_rows(x[rows])
+
+
+def _reciprocal_weights(x: np.ndarray, k: int, power: float, device: torch.device | str) -> csr_matrix:
+    """Return (N, N): similarity ** power of others where both are among each other's k nearest."""
+    similarity, near = nearest(x, k, device)
+    both = np.empty(near.shape, dtype=bool)
+    step = max(1, PAIRS // k**2)
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        own = np.arange(start, min(start + step, len(x)), dtype=near.dtype)[:, None]
+        both[rows] = (near[near[rows]] == own[:, :, None]).any(axis=2) & (near[rows] != own)
+    ends = np.concatenate([[0], both.sum(axis=1).cumsum()])
+    weights = np.clip(similarity[both], 0, 1) ** np.float32(power)
+    return csr_matrix((weights, near[both], ends), shape=(len(x), len(x)))

@@ -40,9 +40,13 @@ def ward(points: np.ndarray, num_clusters: int, weights: np.ndarray | None = Non
         torch.as_tensor(np.bincount(which, weights), dtype=torch.float64),
         size - num_clusters,
     )
-    tree = coo_matrix((np.ones(len(edges)), edges.T), (size, size))
-    _, labels = connected_components(tree, directed=False)
-    return np.asarray(labels[which])
+    return cut(edges, size)[which]
+
+
+def cut(merges: np.ndarray, size: int) -> np.ndarray:
+    """Return (size,) labels of points of which these pairs, (m, 2), are in one cluster."""
+    tree = coo_matrix((np.ones(len(merges)), merges.T), (size, size))
+    return np.asarray(connected_components(tree, directed=False)[1])
 
 
 def _cheapest_merges(centers: Tensor, weights: Tensor, wanted: int) -> np.ndarray:

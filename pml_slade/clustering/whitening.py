@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..exceptions import ConfigError
-from .embedding import checked_embeddings, unit_rows
+from .embedding import checked_embeddings, row_blocks, unit_rows
 
 SMALLEST = 1e-6
 """Share of the largest variance below which a direction counts as having this much."""
@@ -40,10 +40,14 @@ def whiten(embeddings: np.ndarray, power: float = 0.5) -> np.ndarray:
     if not 0 <= power <= 1:
         raise ConfigError(f"power must be in [0, 1], got {power!r}.")
     x = unit_rows(checked_embeddings(embeddings))
-    centred = x - x.mean(axis=0)
-    variances, directions = np.linalg.eigh(centred.T.astype(np.float64) @ centred / len(x))
+    x -= x.mean(axis=0)
+    spread = sum(x[rows].T.astype(np.float64) @ x[rows] for rows in row_blocks(len(x)))
+    variances, directions = np.linalg.eigh(spread / len(x))
     largest = variances[-1]
     if largest <= 0:  # all points are one
-        return x
+        return unit_rows(checked_embeddings(embeddings))
     scales = np.maximum(variances / largest, SMALLEST) ** (-power / 2)
-    return unit_rows(centred @ (directions * scales).astype(np.float32))
+    turned = (directions * scales).astype(np.float32)
+    for rows in row_blocks(len(x)):
+        x[rows] = unit_rows(x[rows] @ turned)
+    return x

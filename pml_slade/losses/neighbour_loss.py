@@ -8,8 +8,6 @@ from torch import Tensor
 
 from ..functional import EPS, at_least_float32
 
-BLOCK = 1024
-"""Images whose similarities to all others are held at once."""
 REMEMBERED = ("bank", "neighbours", "targets")
 """What a loss knows of the pool."""
 
@@ -24,7 +22,7 @@ class NeighbourLoss(torch.nn.Module):
     Args:
         temperature: of the targets, in cosines: the lower, the fewer neighbours count.
         scale: of the cosines of the embedding, as `logit_scale` of a FeatureBasisLoss.
-        num_neighbours: most neighbours of an image that are targets.
+        num_neighbours: most neighbours of an image that are targets; whoever finds them reads it.
 
     Raises:
         ValueError: an argument that is not positive.
@@ -32,7 +30,8 @@ class NeighbourLoss(torch.nn.Module):
     Examples:
         >>> loss = NeighbourLoss(num_neighbours=1)
         >>> pool = torch.eye(4).repeat_interleave(2, 0)
-        >>> loss.remember(pool, pool)
+        >>> neighbours = torch.tensor([[1], [0], [3], [2], [5], [4], [7], [6]])
+        >>> loss.remember(pool, neighbours, torch.ones(8, 1))
         >>> near, far = loss(pool[:1], torch.tensor([0])), loss(pool[2:3], torch.tensor([0]))
         >>> bool(near < far)
         True
@@ -52,32 +51,28 @@ class NeighbourLoss(torch.nn.Module):
         self.num_neighbours = int(num_neighbours)
         self.bank: Tensor | None = None
 
-    def remember(self, embeddings: Tensor, seen: Tensor) -> None:
+    def remember(self, embeddings: Tensor, neighbours: Tensor, cosines: Tensor) -> None:
         """Take the pool as it is now: what embeddings are compared with, and who is whose neighbour.
 
         Args:
             embeddings: of all images of the pool, (N, d).
-            seen: what neighbours are found by, (N, d'): the same, or smoothed.
+            neighbours: positions of each image's neighbours, itself not among them, (N, k).
+            cosines: how near they are, (N, k).
 
         Raises:
             ValueError: other shapes, or fewer than two images.
         """
-        if embeddings.ndim != 2 or seen.ndim != 2 or len(embeddings) != len(seen) or len(seen) < 2:
+        shapes = tuple(embeddings.shape), tuple(neighbours.shape), tuple(cosines.shape)
+        if embeddings.ndim != 2 or len(embeddings) < 2 or neighbours.ndim != 2 or shapes[1] != shapes[2]:
             raise ValueError(
-                "embeddings and seen must hold two images or more, (N, d) and (N, d'), got "
-                f"{tuple(embeddings.shape)} and {tuple(seen.shape)}."
+                "embeddings must be (N, d) of two images or more, neighbours and cosines (N, k), got "
+                "{}, {} and {}.".format(*shapes)
             )
+        if len(neighbours) != len(embeddings):
+            raise ValueError(f"neighbours holds {len(neighbours)} rows for {len(embeddings)} embeddings.")
         self.bank = F.normalize(at_least_float32(embeddings.detach()), dim=1, eps=EPS)
-        seen = F.normalize(at_least_float32(seen.detach()), dim=1, eps=EPS)
-        k = min(self.num_neighbours, len(seen) - 1)
-        found = []
-        for start in range(0, len(seen), BLOCK):
-            block = seen[start : start + BLOCK] @ seen.T
-            rows = torch.arange(len(block), device=block.device)
-            block[rows, rows + start] = -torch.inf
-            found.append(block.topk(k))
-        self.neighbours = torch.cat([f.indices for f in found])
-        self.targets = torch.softmax(torch.cat([f.values for f in found]) / self.temperature, dim=1)
+        self.neighbours = neighbours
+        self.targets = torch.softmax(at_least_float32(cosines) / self.temperature, dim=1)
 
     @property
     def memory(self) -> dict[str, Tensor] | None:
@@ -109,5 +104,5 @@ class NeighbourLoss(torch.nn.Module):
         embeddings = F.normalize(at_least_float32(embeddings), dim=1, eps=EPS)
         logits = self.scale * embeddings @ self.bank.T
         logits = logits.scatter(1, indices[:, None], -torch.inf)  # an image is no neighbour of itself
-        of_neighbours = logits.log_softmax(1).gather(1, self.neighbours[indices])
+        of_neighbours = logits.log_softmax(1).gather(1, self.neighbours[indices].long())
         return -(self.targets[indices] * of_neighbours).sum() / max(len(embeddings), 1)

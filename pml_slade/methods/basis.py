@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .method import Job
-from .pool import PoolMethod
+from .pool import PoolMethod, epochs_to_relabeling
 
 
 class WholeBasis(PoolMethod):
@@ -41,7 +41,7 @@ class WholeBasis(PoolMethod):
 
     def relabel_every(self, job: Job) -> int:
         """As configured."""
-        return job.student.relabel_every
+        return epochs_to_relabeling(job)
 
     def check_settings(self, teacher: Any, student: Any, own: Any) -> None:
         """Refuse a warm-up of no use, mining without statistics, and a margin without cosines."""

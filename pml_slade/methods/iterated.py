@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from .method import Job
+from .pool import epochs_to_relabeling
 from .pseudo import Pseudo, PseudoConfig
 
 
@@ -22,4 +23,4 @@ class Iterated(Pseudo):
 
     def relabel_every(self, job: Job) -> int:
         """As SLADE."""
-        return job.student.relabel_every
+        return epochs_to_relabeling(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -191,8 +192,19 @@ def clustering(job: Job) -> dict[str, Any]:
         "smooth": student.smooth,
         "seed": job.seed,
         "min_cluster_size": student.min_cluster_size,
+        "device": str(job.runtime.device),
         "progress": job.runtime.bars,
     }
+
+
+def epochs_to_relabeling(job: Job) -> int:
+    """After how many epochs the pool is relabeled: as configured, or later where it is large; 0: never."""
+    student = job.student
+    if not student.relabel_every or job.images is None:  # a script has a pool and epochs of its own
+        return student.relabel_every
+    images = student.unlabeled_batch_size * min(job.epoch_steps, student.steps)
+    passes = student.relabel_passes * len(job.images.splits.unlabeled) / images
+    return max(student.relabel_every, ceil(passes))
 
 
 def write_labels(trainer: Any, folder: Path, images: ImageDataset) -> None:

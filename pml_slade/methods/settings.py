@@ -152,6 +152,12 @@ class StudentConfig(TrainingConfig):
     relabel_every: int = Field(
         1, ge=0, description="relabel the pool after so many epochs (see epoch_steps); 0: label it once"
     )
+    relabel_passes: float = Field(
+        0.1,
+        ge=0,
+        description="but not before so many passes over the pool: relabeling embeds it, which takes as long "
+        "as to train on a tenth of it",
+    )
     iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
     unlabeled_weight: float = Field(2.0, ge=0, description="lambda1 of Eq. 9; the paper's is 1")
     soup: bool = Field(

@@ -363,7 +363,7 @@ class Run:
         def validate(trunk: torch.nn.Module) -> Metrics:
             assert validation is not None
             vectors = self.reading.quiet.embed(self.views.plain(validation), trunk)
-            return evaluate(vectors, validation.known_labels())
+            return evaluate(vectors, validation.known_labels(), device=self.runtime.device)
 
         measured = None if validation is None else validate
         return pretraining.pretrain(config, self._pretraining_images, self.reading, measured)
@@ -405,15 +405,18 @@ class Run:
         if validation is None:
             return None, None
         embeddings, labels = self._embed(models, validation), validation.known_labels()
-        return evaluate(embeddings, labels), map_at_r_by_class(embeddings, labels).round(4).tolist()
+        device = self.runtime.device
+        by_class = map_at_r_by_class(embeddings, labels, device=device).round(4).tolist()
+        return evaluate(embeddings, labels, device=device), by_class
 
     def _evaluate(
         self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None
     ) -> Metrics:
         if gallery is None:
-            return evaluate(self._embed(models, queries), queries.known_labels())
+            return evaluate(self._embed(models, queries), queries.known_labels(), device=self.runtime.device)
         labels, gallery_labels = shared_labels(queries, gallery)
-        return evaluate(self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels)
+        found = self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels
+        return evaluate(*found, device=self.runtime.device)
 
     def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
         return self.runtime.quiet.embed(self._images.plain(images), embedding_model(models))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks import check_int
 from ..clustering import smooth, whiten
+from ..clustering.neighbours import nearest_others
 from ..exceptions import ConfigError
 from ..losses import NeighbourLoss
 from .self_training_trainer import SelfTrainingTrainer
@@ -54,8 +55,10 @@ class NeighbourTrainer(SelfTrainingTrainer):
         super()._begin_epoch()
         embeddings = self.labeler.embed(self._teacher())
         seen = whiten(embeddings, self.whitening) if self.whitening else embeddings
-        found = (torch.from_numpy(x).to(self.data_device) for x in (embeddings, smooth(seen, self.smoothing)))
-        self.neighbour_loss.remember(*found)
+        seen = smooth(seen, self.smoothing, device=self.data_device)
+        k = min(self.neighbour_loss.num_neighbours, len(seen) - 1)
+        found = (embeddings, *nearest_others(seen, k, self.data_device))
+        self.neighbour_loss.remember(*(torch.from_numpy(x).to(self.data_device) for x in found))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Also the neighbours of this epoch."""

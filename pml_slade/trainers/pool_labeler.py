@@ -140,7 +140,7 @@ def clustering_and_embedding(
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: cluster_kwargs: clustering has no setting num_workers; it has
         method, whitening, smooth, num_neighbours, min_cluster_size, seed, niter, nredo, normalize,
-        max_points_per_centroid, max_ward_points, gpu. Embedding has batch_size, progress.
+        max_points_per_centroid, max_ward_points, device. Embedding has batch_size, progress.
     """
     if isinstance(cluster_kwargs, Clustering):
         return cluster_kwargs, {}

@@ -88,7 +88,7 @@ def test_smoothing_takes_as_many_neighbours_as_asked_for(cloud):
         {"max_points_per_centroid": 0},
         {"max_ward_points": 0},
         {"normalize": "no"},
-        {"gpu": 1},
+        {"device": 1},
     ],
     ids=str,
 )

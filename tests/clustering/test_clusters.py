@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pml_slade.clustering import class_means, cluster, smooth, suggest_num_clusters
+from pml_slade.clustering.neighbours import faiss_kmeans
 from pml_slade.clustering.ward import ward
 from pml_slade.datasets import PseudoLabelDataset
 from pml_slade.exceptions import ConfigError, DataError
@@ -214,15 +215,15 @@ def test_wards_centroids_are_means_of_the_embeddings_as_they_came(cloud, num_nei
 
 
 @pytest.mark.parametrize("num_neighbours", [None, 5])
-def test_separate_blobs_are_found_through_small_clusters_as_without(points, num_neighbours):
+def test_separate_blobs_are_found_through_neighbours_as_without(points, num_neighbours):
     settings = {"method": "ward", "num_neighbours": num_neighbours}
-    exact, through_small = (cluster(points, 3, max_ward_points=m, **settings) for m in (60, 12))
-    assert same_partition(exact.labels, through_small.labels)
+    exact, by_neighbours = (cluster(points, 3, max_ward_points=m, **settings) for m in (60, 12))
+    assert same_partition(exact.labels, by_neighbours.labels)
     assert exact.sizes.tolist() == [20, 20, 20]
     assert same_partition(exact.labels, np.arange(60) % 3)
 
 
-def test_small_clusters_weigh_as_much_as_their_points():
+def test_clusters_weigh_as_much_as_their_points():
     places = np.array([[0.0, 0.0], [1.0, 0.0], [1.9, 0.0], [0.0, 3.0]])
     heavy = np.repeat(places, [1, 1, 30, 1], axis=0)  # the third place is nearest to the second, but heavy
     result = cluster(heavy, 3, method="ward", normalize=False, max_ward_points=8)
@@ -248,18 +249,8 @@ def test_ward_keeps_identical_points_together_and_says_what_stays_empty():
 
 def test_the_sentence_says_what_ward_merged(points):
     assert str(cluster(points, 3, method="ward")).endswith("0 empty; Ward merged 60 points")
-    reduced = cluster(points, 3, method="ward", max_ward_points=12)
-    assert str(reduced).endswith("0 empty; Ward merged 12 small clusters of 60 points")
-    limited = cluster(points, 3, method="ward", max_ward_points=12, max_points_per_centroid=2)
-    assert "k-means looked at 24 of 60 points; Ward merged" in str(limited)
     assert "Ward" not in str(cluster(points, 3))
-    assert [r.trained_on for r in (cluster(points, 3, method="ward"), reduced, limited)] == [60, 60, 24]
-
-
-@pytest.mark.parametrize(("k", "merged"), [(3, 12), (8, 16)])
-def test_ward_merges_enough_small_clusters_for_any_number_of_them(points, monkeypatch, k, merged):
-    monkeypatch.setattr("pml_slade.clustering.clustering.WARD_POINTS", 12)
-    assert cluster(points, k, method="ward").merged == merged
+    assert cluster(points, 3, method="ward", max_ward_points=12).trained_on == 60
 
 
 @pytest.mark.parametrize("max_ward_points", [100, 40])
@@ -284,10 +275,6 @@ def test_k_means_of_smoothed_embeddings_has_means_of_the_embeddings_as_they_came
     ("settings", "message"),
     [
         ({"method": "average"}, "method must be one of kmeans, ward, got 'average'"),
-        (
-            {"method": "ward", "max_ward_points": 2},
-            "max_ward_points must be an integer, at least num_clus.*got 2",
-        ),
         ({"method": "ward", "max_ward_points": 9.5}, "max_ward_points must be an integer.*got 9.5"),
         ({"num_neighbours": 0}, "num_neighbours must be an integer of at least 1, got 0"),
     ],
@@ -298,10 +285,18 @@ def test_settings_that_make_no_sense_are_refused(points, settings, message):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "ward"])
-def test_a_gpu_that_is_not_there_is_refused(points, method, monkeypatch):
-    monkeypatch.setattr("faiss.get_num_gpus", lambda: 0, raising=False)
-    with pytest.raises(DataError, match="gpu=True, but faiss sees no GPU"):
-        cluster(points, 3, method=method, gpu=True)
+def test_a_device_that_is_not_there_is_refused(points, method):
+    with pytest.raises(ConfigError, match="device: 'cuda:99' cannot be used: "):
+        cluster(points, 3, method=method, device="cuda:99")
+
+
+def test_k_means_runs_on_the_gpus_of_faiss_where_the_device_is_one(monkeypatch):
+    made = []
+    monkeypatch.setattr("faiss.Kmeans", lambda d, k, **settings: made.append(settings["gpu"]))
+    for device, gpus in (("cpu", 1), ("cuda", 0), ("cuda", 1), ("cuda:1", 2)):
+        monkeypatch.setattr("faiss.get_num_gpus", lambda gpus=gpus: gpus, raising=False)
+        faiss_kmeans(2, 3, device)
+    assert made == [False, False, True, True]
 
 
 def test_a_pool_is_labeled_by_ward(points):

@@ -6,6 +6,13 @@ import torch
 from pml_slade.losses import NeighbourLoss
 
 
+def remember(loss, pool, seen):
+    """Hand a loss the neighbours by the cosine of what is seen."""
+    seen = torch.nn.functional.normalize(seen.float(), dim=1)
+    near = (seen @ seen.T).fill_diagonal_(-torch.inf).topk(min(loss.num_neighbours, len(seen) - 1))
+    loss.remember(pool, near.indices, near.values)
+
+
 def slow(loss, embeddings, indices, pool, seen):
     """The same, image by image and over the whole pool."""
     total = 0.0
@@ -23,26 +30,16 @@ def slow(loss, embeddings, indices, pool, seen):
 def test_it_is_the_cross_entropy_over_the_pool(num_neighbours):
     loss = NeighbourLoss(temperature=0.2, scale=5.0, num_neighbours=num_neighbours)
     pool, seen, indices = torch.randn(12, 6), torch.randn(12, 3), torch.tensor([3, 0, 11])
-    loss.remember(pool, seen)
+    remember(loss, pool, seen)
     embeddings = torch.randn(3, 6)
     expected = slow(loss, embeddings, indices, pool, seen)
     assert loss(embeddings, indices).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_blocks_do_not_show(monkeypatch):
-    pool = torch.randn(13, 4)
-    whole, parts = NeighbourLoss(), NeighbourLoss()
-    whole.remember(pool, pool)
-    monkeypatch.setattr("pml_slade.losses.neighbour_loss.BLOCK", 5)
-    parts.remember(pool, pool)
-    assert torch.equal(whole.neighbours, parts.neighbours)
-    assert torch.allclose(whole.targets, parts.targets)
-
-
 def test_the_gradient_draws_an_image_to_its_neighbours():
     loss = NeighbourLoss()
     pool = torch.eye(3).repeat_interleave(2, 0)
-    loss.remember(pool, pool)
+    remember(loss, pool, pool)
     z = torch.nn.Parameter(torch.tensor([[0.4, 0.5, 0.5]]))
     loss(z, torch.tensor([0])).backward()
     assert z.grad[0, 0] < 0 < z.grad[0, 1]
@@ -51,13 +48,13 @@ def test_the_gradient_draws_an_image_to_its_neighbours():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_float_will_do(dtype):
     loss = NeighbourLoss()
-    loss.remember(torch.randn(6, 4, dtype=dtype), torch.randn(6, 2, dtype=dtype))
+    remember(loss, torch.randn(6, 4, dtype=dtype), torch.randn(6, 2, dtype=dtype))
     assert torch.isfinite(loss(torch.randn(2, 4, dtype=dtype), torch.tensor([1, 5])))
 
 
 def test_an_empty_batch_gives_zero():
     loss = NeighbourLoss()
-    loss.remember(torch.randn(6, 4), torch.randn(6, 4))
+    remember(loss, torch.randn(6, 4), torch.randn(6, 4))
     assert loss(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)) == 0
 
 
@@ -72,8 +69,12 @@ def test_what_does_not_fit_is_refused():
     loss = NeighbourLoss()
     with pytest.raises(ValueError, match="remember has to be called before"):
         loss(torch.randn(1, 4), torch.tensor([0]))
-    with pytest.raises(ValueError, match=r"two images or more.*\(1, 4\)"):
-        loss.remember(torch.randn(1, 4), torch.randn(1, 4))
-    loss.remember(torch.randn(6, 4), torch.randn(6, 4))
+    for shapes in (((1, 4), (1, 1), (1, 1)), ((6, 4), (6, 2), (6, 3)), ((6, 4, 1), (6, 2), (6, 2))):
+        embeddings, neighbours, cosines = (torch.ones(shape) for shape in shapes)
+        with pytest.raises(ValueError, match=rf"two images or more.*got \({shapes[0][0]}, 4"):
+            loss.remember(embeddings, neighbours.long(), cosines)
+    with pytest.raises(ValueError, match="neighbours holds 5 rows for 6 embeddings"):
+        loss.remember(torch.randn(6, 4), torch.zeros(5, 2).long(), torch.zeros(5, 2))
+    remember(loss, torch.randn(6, 4), torch.randn(6, 4))
     with pytest.raises(ValueError, match=r"must be \(n, 4\) with an index each, got \(2, 3\)"):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))

@@ -1,16 +1,18 @@
-"""What is written of the pool's labels, for people."""
+"""When the pool is relabeled, and what is written of its labels, for people."""
 
 import csv
 import os
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pml_slade.clustering import cluster
 from pml_slade.datasets import PseudoLabelDataset
 from pml_slade.datasets.images import ImageDataset
-from pml_slade.methods.pool import write_labels
+from pml_slade.methods.pool import epochs_to_relabeling, write_labels
+from pml_slade.methods.settings import StudentConfig
 
 
 def test_images_are_named_by_paths_that_hold_elsewhere_whatever_bytes_they_have(tmp_path, monkeypatch):
@@ -27,3 +29,23 @@ def test_images_are_named_by_paths_that_hold_elsewhere_whatever_bytes_they_have(
     assert [row["size"] for row in rows] == ["2", "", "2"]
     assert [os.path.isfile(row["path"]) for row in rows] == [True, False, True]
     assert rows[1]["path"].endswith(r"\udcff,\n.png")
+
+
+@pytest.mark.parametrize(
+    ("pool", "settings", "epochs"),
+    [
+        (10_000, {}, 1),
+        (1_000_000, {}, 13),  # an epoch is 250 steps of 32 images, 0.8 % of the pool
+        (1_000_000, {"relabel_passes": 1}, 125),
+        (1_000_000, {"relabel_passes": 0}, 1),
+        (1_000_000, {"relabel_every": 20}, 20),
+        (1_000_000, {"relabel_every": 0}, 0),
+        (1_000_000, {"steps": 100, "unlabeled_batch_size": 100}, 10),
+    ],
+)
+def test_a_large_pool_is_relabeled_by_passes_over_it(pool, settings, epochs):
+    images = SimpleNamespace(splits=SimpleNamespace(unlabeled=range(pool)))
+    job = SimpleNamespace(student=StudentConfig(**settings), images=images, epoch_steps=250)
+    assert epochs_to_relabeling(job) == epochs
+    job.images = None
+    assert epochs_to_relabeling(job) == job.student.relabel_every

@@ -75,10 +75,10 @@ class Recorded:
     def _spy_on_measuring(self):
         measure = run_module.evaluate
 
-        def spy(embeddings, labels):
+        def spy(embeddings, labels, **kwargs):
             part = {VALIDATION_IMAGES: "validation", TEST_IMAGES: "test"}[len(labels)]
             self.events.append(part)
-            result = measure(embeddings, labels)
+            result = measure(embeddings, labels, **kwargs)
             if self.scores and part == "validation":
                 result["MAP@R"] = self.scores.pop(0)
             return result

@@ -13,6 +13,8 @@ from pml_slade.running.run import Run
 pytestmark = pytest.mark.once
 
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
+LAST = "tolerance=100"
+"""The last epoch is kept."""
 WEIGHT = "layers.0.weight"
 
 
@@ -21,7 +23,7 @@ def run(tmp_path, monkeypatch):
     """Runs rows, and says which stages were trained and what these ended with."""
 
     def run(rows, *settings, output="run"):
-        config = small_config(NOWHERE, tmp_path / output, *BEST, rows, *settings)
+        config = small_config(NOWHERE, tmp_path / output, *BEST, LAST, rows, *settings)
         trained = {}
 
         def watched(stage):

@@ -1,0 +1,131 @@
+"""Ward's clustering of very many points: each cluster merges with a neighbour."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .neighbours import nearest
+from .ward import cut
+
+NEIGHBOURS = 16
+"""Neighbours of a cluster among which the cheapest merge is looked for, itself included."""
+EDGES = 1 << 14
+"""Pairs of clusters whose difference is computed at once."""
+
+
+def graph_ward(
+    points: np.ndarray, num_clusters: int, device: torch.device | str = "cpu", seed: int = 0
+) -> np.ndarray:
+    """Merge clusters as `ward` does, but each only with clusters that hold a neighbour of one of its points.
+
+    All pairs that are each other's cheapest merge are merged at once, and the cheapest of all merges count
+    (Sumengen et al., Scaling Hierarchical Agglomerative Clustering to Billion-sized Datasets, 2021). Where no
+    cluster has a neighbour left, neighbours are looked for among the clusters' centres. Time grows as that of
+    finding the neighbours of all points, memory with N.
+
+    Args:
+        points: (N, d) float32. They are overwritten: two copies of them may not fit into memory.
+        num_clusters: k.
+        device: where neighbours are found, see `neighbours.nearest`.
+        seed: of k-means, which finds neighbours among very many points.
+
+    Returns:
+        (N,) labels 0..k-1.
+
+    Examples:
+        >>> graph_ward(np.array([[0.0], [5.0], [0.1], [5.2], [9.0]], dtype=np.float32), 3)
+        array([0, 1, 0, 1, 2]...)
+    """
+    clusters, wanted = _Clusters(points, device, seed), len(points) - num_clusters
+    pairs, heights = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
+    while len(clusters) > 1:
+        if not len(clusters.costs):
+            if len(heights) >= wanted:
+                break
+            clusters.find_edges()
+        merged, height = clusters.merge()
+        pairs, heights = np.concatenate([pairs, merged]), np.concatenate([heights, height])
+        if np.count_nonzero(heights <= clusters.costs.min(initial=np.inf)) >= wanted:
+            break  # no merge to come is cheaper than those that count
+    return cut(pairs[np.argsort(heights, kind="stable")[:wanted]], len(points))
+
+
+class _Clusters:
+    """Clusters, the edges between those that may merge, and what merging along each edge costs.
+
+    Attributes:
+        centers: (n, d), the first rows of the points' own memory.
+        weights: (n,) how many points each has.
+        points: (n,) one of its points.
+        heights: (n,) cost of the merge that made it.
+        edges: (e, 2) clusters, the lower one first.
+        costs: (e,) what merging adds to the sum of squared distances.
+    """
+
+    def __init__(self, points: np.ndarray, device: torch.device | str, seed: int) -> None:
+        self.centers = torch.from_numpy(points)
+        self.device, self.seed = device, seed
+        self.weights = np.ones(len(points), dtype=np.float32)
+        self.points, self.heights = np.arange(len(points)), np.zeros(len(points), dtype=np.float32)
+        self.edges, self.costs = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def find_edges(self) -> None:
+        """Let each cluster have edges to those whose centres are nearest."""
+        k = min(NEIGHBOURS, len(self))
+        _, near = nearest(self.centers.numpy(), k, self.device, euclidean=True, seed=self.seed)
+        own = np.repeat(np.arange(len(self)), k)
+        edges = np.stack([own, near.ravel()], axis=1)
+        self._connect(edges, np.zeros(len(edges), dtype=np.float32), np.ones(len(edges), dtype=bool))
+
+    def merge(self) -> tuple[np.ndarray, np.ndarray]:
+        """Merge all pairs that are each other's cheapest.
+
+        Returns:
+            A point of either side, (m, 2), and the height of each merge, (m,).
+        """
+        order, cheapest = np.argsort(-self.costs, kind="stable"), np.empty(len(self), dtype=np.int64)
+        cheapest[self.edges[order].ravel()] = np.repeat(order, 2)  # the last stays: the cheapest edge
+        chosen = np.flatnonzero((cheapest[self.edges] == np.arange(len(self.edges))[:, None]).all(axis=1))
+        a, b = self.edges[chosen].T
+        merged = self.points[self.edges[chosen]]
+        height = np.maximum(self.costs[chosen], np.maximum(self.heights[a], self.heights[b]))
+        for start in range(0, len(a), EDGES):
+            into, other = a[start : start + EDGES], b[start : start + EDGES]
+            share = torch.from_numpy(self.weights[other] / (self.weights[into] + self.weights[other]))
+            self.centers[into] = torch.lerp(self.centers[into], self.centers[other], share[:, None])
+        self.weights[a] += self.weights[b]
+        self.heights[a] = height
+        self._drop(a, b)
+        return merged, height
+
+    def _drop(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Forget clusters b, which are in a now."""
+        left, changed = np.ones(len(self), dtype=bool), np.zeros(len(self), dtype=bool)
+        left[b], changed[a] = False, True
+        number = np.cumsum(left) - 1
+        number[b], changed[b] = number[a], True
+        kept = np.flatnonzero(left)
+        for start in range(0, len(kept), EDGES):  # in place: a row moves up, before others are read
+            rows = kept[start : start + EDGES]
+            self.centers[start : start + len(rows)] = self.centers[rows]
+        self.centers = self.centers[: len(kept)]
+        self.weights, self.points, self.heights = self.weights[kept], self.points[kept], self.heights[kept]
+        stale: np.ndarray = changed[self.edges].any(axis=1)
+        self._connect(number[self.edges], self.costs, stale)
+
+    def _connect(self, edges: np.ndarray, costs: np.ndarray, stale: np.ndarray) -> None:
+        """Take edges, each once, and compute what merging along those that are stale costs."""
+        low, high = edges.min(axis=1), edges.max(axis=1)
+        _, first = np.unique(low * np.int64(len(self)) + high, return_index=True)
+        first = first[low[first] < high[first]]
+        self.edges, self.costs = np.stack([low[first], high[first]], axis=1), costs[first]
+        stale = np.flatnonzero(stale[first])
+        for start in range(0, len(stale), EDGES):
+            part = stale[start : start + EDGES]
+            a, b = self.edges[part].T
+            squares = (self.centers[a] - self.centers[b]).square_().sum(1).numpy()
+            self.costs[part] = squares / (1 / self.weights[a] + 1 / self.weights[b])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,8 +82,10 @@ class ModelAverage:
             averaged.load_state_dict(state[name])
 
 
-def mean_of_models(*models: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    """Return the mean of the weights of models that were trained from one start.
+def mean_of_models(
+    models: Sequence[Mapping[str, torch.nn.Module]], shares: Sequence[float]
+) -> dict[str, torch.nn.Module]:
+    """Return the weighted mean of models that were trained from one start.
 
     Such models lie in one valley of the loss, and their mean often retrieves better than each of them
     (model soups, Wortsman et al., ICML 2022).
@@ -90,6 +93,7 @@ def mean_of_models(*models: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Mo
     Args:
         models: the same modules by name, several times. Buffers are averaged, too; of whole numbers the
             first's are taken.
+        shares: of each, which sum to one.
 
     Returns:
         Copies, by name.
@@ -97,15 +101,16 @@ def mean_of_models(*models: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Mo
     Examples:
         >>> zeros, ones = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
         >>> _ = torch.nn.init.zeros_(zeros.weight), torch.nn.init.ones_(ones.weight)
-        >>> mean_of_models({"trunk": zeros}, {"trunk": ones})["trunk"].weight.item()
-        0.5
+        >>> mean = mean_of_models([{"trunk": zeros}, {"trunk": ones}], [0.75, 0.25])
+        >>> mean["trunk"].weight.item()
+        0.25
     """
     mean = {name: copy.deepcopy(model) for name, model in models[0].items()}
     for name, model in mean.items():
         states = [part[name].state_dict() for part in models]
         model.load_state_dict(
             {
-                key: torch.stack([state[key] for state in states]).mean(0)
+                key: sum(share * state[key] for share, state in zip(shares, states))
                 if value.is_floating_point()
                 else value
                 for key, value in states[0].items()

@@ -69,6 +69,7 @@ class Method(ABC):
         uses_pool: whether unlabeled images have a part in it.
         trains: whether anything is trained at all.
         is_teacher: whether the other rows start from it.
+        share: of a student's weights in what `student.soup` keeps.
         is_bound: whether it knows what no user has, so that its model is never the run's.
         Settings: type of its own settings, which stand under `methods.KEY`.
     """
@@ -79,6 +80,7 @@ class Method(ABC):
     uses_pool: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     is_teacher: ClassVar[bool] = False
+    share: ClassVar[float] = 1 / 2
     is_bound: ClassVar[bool] = False
     Settings: ClassVar[type[Section]] = Section
 
@@ -96,7 +98,7 @@ class Method(ABC):
 
     @property
     def anchor(self) -> Method | None:
-        """Method whose weights its own are averaged with by `student.soup`; None: what it starts from."""
+        """Method whose student its own is averaged with by `student.soup`; None: with what it starts from."""
         return None
 
     def training(self, job: Job) -> TrainingConfig:

@@ -25,6 +25,7 @@ class PoolMethod(Method):
     """
 
     uses_pool = True
+    share = 2 / 3
 
     @property
     def anchor(self) -> Method:

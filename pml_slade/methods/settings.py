@@ -162,8 +162,8 @@ class StudentConfig(TrainingConfig):
     unlabeled_weight: float = Field(2.0, ge=0, description="lambda1 of Eq. 9; the paper's is 1")
     soup: bool = Field(
         False,
-        description="keep the mean of two models' weights: of the control and of what it started from; of a "
-        "student with a pool and of the control, which is trained beside it where it is not a row before it",
+        description="keep a mean of weights: half of the control's and half of those that it started from; "
+        "two thirds of a student's with a pool and one third of those that labels alone teach from its start",
     )
     unlabeled_loss: NamedConfig | None = Field(
         None, description="ranks the pool where basis.clusters is false; null: the same as loss"

@@ -252,47 +252,44 @@ class Run:
         write_atomic(self._model_file(method), file.read_bytes())
         return self._load(self._model_file(method))
 
-    def _train(self, method: Method, pretrained: Path | None, within: Path | None = None) -> Models:
-        """Train a row in all its turns, but for those whose models are there already.
-
-        Args:
-            method: of the row.
-            pretrained: file of the trunk to start from, if any.
-            within: folder of the row, where it is not one of the run.
-        """
+    def _train(self, method: Method, pretrained: Path | None) -> Models:
+        """Train a row in all its turns, but for those whose models are there already."""
         for turn in range(1, self._turns(method) + 1):
-            file = self._model_file(method, turn, within)
+            file = self._model_file(method, turn)
             if not file.exists():
-                start = self._start_of(method, turn, pretrained, within)
-                anchor = self._anchor(method, turn, start)
-                stage = self._stage(method, turn, file.parent, start)
-                run_stage(stage)
-                kept = stage.models if anchor is None else mean_of_models(anchor, stage.models)
-                save_model(file, self._whole(kept), model_meta(self.config))
+                learned = self._learn(method, turn, file.parent, self._start_of(method, turn, pretrained))
+                if self.config.student.soup and method.starts_from_teacher:
+                    learned = self._soup(method, turn, file.parent, learned)
+                save_model(file, self._whole(learned), model_meta(self.config))
         return self._load(file)
 
-    def _start_of(self, method: Method, turn: int, pretrained: Path | None, within: Path | None) -> Models:
+    def _learn(self, method: Method, turn: int, folder: Path, start: Models) -> Models:
+        """Train one turn of a row, going on after the checkpoints in a folder."""
+        stage = self._stage(method, turn, folder, start)
+        run_stage(stage)
+        return stage.models
+
+    def _soup(self, method: Method, turn: int, folder: Path, learned: Models) -> Models:
+        """The mean of a student's weights and of those that it started from, or that labels alone taught."""
+        other, labels = self._start_of(method, turn), method.anchor
+        if labels is not None:
+            same = turn == 1 and self._is_done(labels)  # that row is the same training
+            place = self._model_file(labels, turn).parent if same else folder / labels.key
+            other = self._learn(labels, turn, place, other)
+        return mean_of_models([other, learned], [1 - method.share, method.share])
+
+    def _start_of(self, method: Method, turn: int, pretrained: Path | None = None) -> Models:
         """What a turn starts from."""
         if turn > 1:  # the student promoted
-            return self._load(self._model_file(method, turn - 1, within))
-        return (
-            self._load(self._model_file(self.teacher))
-            if method.starts_from_teacher
-            else self._fresh(pretrained)
-        )
+            return self._load(self._model_file(method, turn - 1))
+        if method.starts_from_teacher:
+            return self._load(self._model_file(self.teacher))
+        return self._fresh(pretrained)
 
-    def _anchor(self, method: Method, turn: int, start: Models) -> Models | None:
-        """What a student's weights are averaged with, if anything."""
-        if not (self.config.student.soup and method.starts_from_teacher):
-            return None
-        anchor = method.anchor
-        if anchor is None:
-            return copy.deepcopy(start)
-        if anchor.key in self.config.rows and Row(self.folder, anchor.key).is_done_with(self._inputs(anchor)):
-            return self._load(self._model_file(anchor, turn))
-        within = self.folder / method.key / anchor.key
-        self._train(anchor, None, within)
-        return self._load(self._model_file(anchor, turn, within))
+    def _is_done(self, method: Method) -> bool:
+        """Whether a method is a row of this run that is done."""
+        chosen = method.key in [other.key for other in self.config.chosen]
+        return chosen and Row(self.folder, method.key).is_done_with(self._inputs(method))
 
     def _untrained(self, method: Method) -> Models:
         """The trunk as it came, its features as embeddings."""
@@ -421,8 +418,8 @@ class Run:
     def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
         return self.runtime.quiet.embed(self._images.plain(images), embedding_model(models))
 
-    def _model_file(self, method: Method, turn: int | None = None, within: Path | None = None) -> Path:
-        turns, folder = self._turns(method), within or self.folder / method.key
+    def _model_file(self, method: Method, turn: int | None = None) -> Path:
+        turns, folder = self._turns(method), self.folder / method.key
         return (folder / f"turn-{turn or turns}" if turns > 1 else folder) / "model.safetensors"
 
     def _load(self, file: Path) -> Models:

@@ -103,7 +103,7 @@ class Clustering(ClusteringSettings):
         if self.method == "kmeans":
             per_centroid = len(x) if self.max_points_per_centroid is None else self.max_points_per_centroid
             assigned, kmeans = self._kmeans(seen, k, per_centroid)
-            about = {"trained_on": min(len(x), per_centroid * k)}
+            about: dict[str, Any] = {"trained_on": min(len(x), per_centroid * k)}
             if not self.whitening and not self.smooth:
                 about |= {"centroids": kmeans.centroids, "objective": float(kmeans.obj[-1])}
             return assigned, about

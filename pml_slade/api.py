@@ -79,7 +79,7 @@ class TrainedModel:
         """
         if isinstance(images, (str, os.PathLike)):
             path = Path(images)
-            if path.is_file() and path.suffix.lower() not in TABLE_SUFFIXES:
+            if path.is_file() and path.suffix.lower() not in (*TABLE_SUFFIXES, ".tar"):
                 return ImageDataset([path], transform=self.transform, mode=self.mode)
             return open_images(path, self.transform, mode=self.mode, labeled=labeled)
         return as_images(images, self.mode).with_transform(self.transform)

@@ -1,6 +1,7 @@
 """A tiny data set that can be learned, as folders of mixed files or in memory, and settings that fit it."""
 
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ def write_images(root):
             scaled = Image.fromarray(image).resize(SIZES[number % len(SIZES)])
             scaled.convert(mode).save(folder / f"{number:03d}.{suffix}")
     return {part: Path(root, part) for part in parts}
+
+
+def write_shards(files, folder, per_shard=10):
+    """Write folder/0.tar, folder/1.tar, ... with so many files each, in their order."""
+    folder.mkdir()
+    for start in range(0, len(files), per_shard):
+        with tarfile.open(folder / f"{start // per_shard}.tar", "w") as tar:
+            for file in files[start : start + per_shard]:
+                tar.add(file, file.name)
 
 
 def splits(validation=True, test=True, seed=0):

@@ -114,7 +114,8 @@ class _Clusters:
             self.centers[start : start + len(rows)] = self.centers[rows]
         self.centers = self.centers[: len(kept)]
         self.weights, self.points, self.heights = self.weights[kept], self.points[kept], self.heights[kept]
-        self._connect(number[self.edges], self.costs, np.any(changed[self.edges], axis=1))
+        stale = changed[self.edges[:, 0]] | changed[self.edges[:, 1]]
+        self._connect(number[self.edges], self.costs, stale)
 
     def _connect(self, edges: np.ndarray, costs: np.ndarray, stale: np.ndarray) -> None:
         """Take edges, each once, and compute what merging along those that are stale costs."""

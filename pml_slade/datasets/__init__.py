@@ -8,6 +8,7 @@ from .images import ImageDataset
 from .omniglot import omniglot_splits
 from .pseudo_label_dataset import PseudoLabelDataset
 from .redrawing import Redraw
+from .shards import image_shards
 from .splits import Splits, split_classes
 from .tables import image_csv
 from .transforms import batch_transforms, transforms
@@ -31,6 +32,7 @@ __all__ = [
     "glyphs_splits",
     "image_csv",
     "image_folder",
+    "image_shards",
     "omniglot_splits",
     "open_images",
     "split_classes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,9 +40,10 @@ SIXTEEN_BIT_TO_EIGHT = 257
 TRANSPARENT_MODES = frozenset(["LA", "La", "PA", "RGBA", "RGBa"])
 
 
-def open_image(path: str | os.PathLike[str], formats: Sequence[str] = FORMATS) -> Image.Image:
-    """Open an image file, of which Pillow reads no more than the header."""
-    return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
+def open_image(path: str | os.PathLike[str] | bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Open an image file, or the bytes of one, of which Pillow reads no more than the header."""
+    source: Any = io.BytesIO(path) if isinstance(path, bytes) else path
+    return Image.open(source, formats=[name for name in formats if name in Image.OPEN])
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
@@ -92,11 +94,11 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
+def read_image(path: str | os.PathLike[str] | bytes, mode: str = "RGB") -> Image.Image:
     """Reads an image file completely: upright (EXIF), first frame, in `mode`.
 
     Args:
-        path: A file in one of `FORMATS`.
+        path: A file in one of `FORMATS`, or the bytes of one.
         mode: `"RGB"` or `"L"`.
 
     Returns:
@@ -120,7 +122,8 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
             upright: Any = ImageOps.exif_transpose(opened)
             return to_mode(upright, mode).copy()
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
+        name = "" if isinstance(path, bytes) else f" {os.fspath(path)!r}"
         raise DataError(
-            f"image {os.fspath(path)!r} cannot be read ({type(error).__name__}: {error}); "
+            f"image{name} cannot be read ({type(error).__name__}: {error}); "
             "replace the file or take it out of the data"
         ) from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any
 from zlib import crc32
 
 from ..checkpoints import escaped
 from .images import NO_LABEL, ImageDataset
+from .looking import in_threads
 
 PREFIX = 1 << 14
 """Bytes at the beginning of a file that are looked at, beside its size."""
@@ -32,8 +32,7 @@ def list_images(images: ImageDataset) -> list[str]:
         ['3\\t4\\t558161692\\t#0']
     """
     names = [images.name(i) for i in range(len(images))]
-    with ThreadPoolExecutor() as threads:
-        contents = list(threads.map(_content, images.raw_images()))
+    contents = list(in_threads(_content, images.raw_images()))
     common = len(os.path.commonpath([PurePath(n).parent for n in names])) if _are_files(names) else 0
     labels = [NO_LABEL] * len(images) if images.labels is None else images.labels.tolist()
     return [
@@ -50,8 +49,7 @@ def content_keys(images: ImageDataset) -> list[str]:
         >>> content_keys(ImageDataset(np.zeros((1, 2, 2), np.uint8), mode="L"))
         ['4-558161692-']
     """
-    with ThreadPoolExecutor() as threads:
-        contents = list(threads.map(_content, images.raw_images()))
+    contents = list(in_threads(_content, images.raw_images()))
     names = [PurePath(name).name if _are_files([name]) else "" for name in images.names()]
     return [f"{content.replace(chr(9), '-')}-{_escaped(name)}" for content, name in zip(contents, names)]
 
@@ -101,6 +99,8 @@ def _are_files(names: list[str]) -> bool:
 
 
 def _content(item: Any) -> str:
+    if isinstance(item, bytes):  # of a file
+        return f"{len(item)}\t{crc32(item[:PREFIX])}"
     if not isinstance(item, str):  # an array or a PIL image
         raw = item.tobytes()
         return f"{len(raw)}\t{crc32(raw)}"

@@ -1,4 +1,4 @@
-"""Images in folders, `root/class/image`, and the choice between a folder and a CSV file."""
+"""Images in folders, `root/class/image`, and the choice between a folder, tar shards and a CSV file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from PIL import Image
 from ..exceptions import DataError
 from .decoding import IMAGE_SUFFIXES
 from .images import ImageDataset
+from .paths import Paths
+from .shards import image_shards, shards_in
 from .tables import TABLE_SUFFIXES, image_csv
 from .walking import walk
 
@@ -67,16 +69,17 @@ def image_folder(
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"root {str(base)!r} holds no images ({suffixes})" + (f"; {said}" if said else ""))
-    paths = [str(base / relative) for relative in found]
+    prefix = "" if base == Path() else os.path.join(base, "")
+    paths = Paths(prefix + relative for relative in found)
     if not labeled:
         return ImageDataset(paths, transform=transform, mode=mode)
-    flat = [relative.name for relative in found if len(relative.parts) == 1]
+    flat = [relative for relative in found if os.sep not in relative]
     if flat:
         raise DataError(
             f"{len(flat)} images lie directly in {str(base)!r}, e.g. {flat[:3]}; move them into "
             "one folder per class, or read them as unlabeled with labeled=False"
         )
-    names = [relative.parent.as_posix() for relative in found]
+    names = [os.path.dirname(relative).replace(os.sep, "/") for relative in found]
     classes = sorted(set(names))
     if len(classes) < 2:
         raise DataError(
@@ -94,10 +97,11 @@ def open_images(
     labeled: bool = True,
     root: str | os.PathLike[str] | None = None,
 ) -> ImageDataset:
-    """Reads a folder of images or a CSV file that lists them, whichever `path` is.
+    """Reads a folder of images, tar shards, or a CSV file that lists images, whichever `path` is.
 
     Args:
-        path: A folder (see `image_folder`), or a .csv, .tsv or .txt file (see `image_csv`).
+        path: A folder (see `image_folder`), a .tar file or a folder that directly holds such files (see
+            `image_shards`), or a .csv, .tsv or .txt file (see `image_csv`).
         transform: See `ImageDataset`.
         mode: `"RGB"` or `"L"`.
         labeled: Whether to read class labels.
@@ -116,9 +120,13 @@ def open_images(
     """
     source = Path(path)
     if source.is_dir():
+        if shards := shards_in(source):
+            return image_shards(shards, transform, mode, labeled)
         return image_folder(source, transform, mode, labeled)
     if not source.exists():
         raise DataError(f"path {str(source)!r} does not exist; give a folder of images or a CSV file")
     if source.suffix.lower() in TABLE_SUFFIXES:
         return image_csv(source, transform, mode, labeled, root)
-    raise DataError(f"path {str(source)!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES)}")
+    if source.suffix.lower() == ".tar":
+        return image_shards([source], transform, mode, labeled)
+    raise DataError(f"path {str(source)!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES)}, .tar")

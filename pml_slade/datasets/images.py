@@ -6,7 +6,7 @@ import copy
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -14,17 +14,18 @@ from torch.utils.data import Dataset
 
 from ..exceptions import ConfigError, DataError
 from .decoding import read_image, to_mode
+from .paths import Paths
 
 MODES = ("RGB", "L")
 NO_LABEL = -1
 
 
 class LazyImages(Protocol):
-    """Images that are read when they are asked for, see `adapting.Items`."""
+    """Images that are read when they are asked for, see `adapting.Items` and `shards.Shards`."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Image.Image: ...
+    def __getitem__(self, index: int) -> Image.Image | bytes: ...
 
     def chosen(self, indices: np.ndarray) -> LazyImages:
         """Those at some positions."""
@@ -124,24 +125,25 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         try:
             return read_image(item, self.mode)
         except DataError as error:
-            raise DataError(f"index {position}: {error}") from error
+            where = f"{position} ({self.name(position)})" if isinstance(item, bytes) else position
+            raise DataError(f"index {where}: {error}") from error
 
     @property
     def are_files(self) -> bool:
         """Whether the images are files, read when they are asked for."""
-        return isinstance(self._images, list)
+        return isinstance(self._images, Paths)
 
     def name(self, index: int) -> str:
-        """The image's path, or `"#index"` for images in memory."""
-        item = self._images[index] if isinstance(self._images, list) else None
-        return item if isinstance(item, str) else f"#{index}"
+        """The image's path, in a shard that of the shard and its name there, or `"#index"` in memory."""
+        names = self._images if self.are_files else getattr(self._images, "names", None)
+        return f"#{index}" if names is None else str(names[index])
 
     def names(self) -> list[str]:
         """The name of each image, see `name`."""
         return [self.name(i) for i in range(len(self))]
 
     def raw_images(self) -> Iterable[Any]:
-        """Each image as it is held: the path of a file, an array in memory, or a PIL image."""
+        """Each image as it is held: the path of a file or its bytes, an array in memory, or a PIL image."""
         return (self._images[i] for i in range(len(self)))
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> ImageDataset:
@@ -169,12 +171,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
                 f"indices run from {chosen.min()} to {chosen.max()}, but the dataset holds {len(self)} images"
             )
         part = copy.copy(self)
-        if isinstance(self._images, np.ndarray):
-            part._images = self._images[chosen]
-        elif isinstance(self._images, list):
-            part._images = [self._images[i] for i in chosen]
-        else:
-            part._images = self._images.chosen(chosen)
+        is_array = isinstance(self._images, np.ndarray)
+        part._images = self._images[chosen] if is_array else self._images.chosen(chosen)
         part.labels = None if self.labels is None else self.labels[chosen]
         return part
 
@@ -206,7 +204,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
 def _checked_images(
     images: Sequence[str | os.PathLike[str]] | np.ndarray | LazyImages,
-) -> list[str] | np.ndarray | LazyImages:
+) -> Any:
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
         if images.dtype != np.uint8 or not fits:
@@ -220,10 +218,10 @@ def _checked_images(
             f"images must be a list of paths, got the single path {images!r}; "
             "to read a folder use image_folder"
         )
-    if hasattr(images, "chosen"):  # images of another data set, see `adapting.Items`
-        return cast(LazyImages, images)
+    if hasattr(images, "chosen"):  # see `LazyImages`
+        return images
     try:
-        return [os.fspath(path) for path in images]
+        return Paths(images)
     except TypeError as error:
         raise DataError(f"images must be paths or a uint8 array: {error}") from error
 

@@ -30,6 +30,8 @@ NEAR_END = 1 << 15
 """Bytes, in which some cameras put more than the image."""
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND"}
 COMMON_MODES = frozenset(["RGB", "L", "P", "RGBA", "1", "LA", "PA"])
+ENCODED = (str, os.PathLike, bytes)
+"""What an image file is held as: its path, or its bytes."""
 T = TypeVar("T")
 
 
@@ -87,7 +89,7 @@ def look_at(images: ImageDataset, decode: bool = False, threads: int | None = No
 
 def unreadable(images: ImageDataset, decode: bool = False) -> dict[int, str]:
     """Positions of the image files that cannot be read, and why; from headers alone, or decoded."""
-    if not images.are_files:
+    if not isinstance(next(iter(images.raw_images()), None), ENCODED):
         return {}
     looks = in_threads(_decoded if decode else _header, images.raw_images())
     return {i: look.error for i, look in enumerate(looks) if look.error is not None}
@@ -126,11 +128,12 @@ def in_threads(what: Callable[[Any], T], items: Iterable[Any], threads: int | No
 
 
 def _header(item: Any) -> Look:
-    if not isinstance(item, (str, os.PathLike)):
+    if not isinstance(item, ENCODED):
         return _of_memory(item)
+    name = Path() if isinstance(item, bytes) else Path(item)
     try:
         with open_image(item) as image:
-            return Look(image.size, _refused(image), _oddities(image, Path(item)))
+            return Look(image.size, _refused(image), _oddities(image, name))
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
         return Look(error=_said(error))
 
@@ -152,7 +155,7 @@ def _has_end(path: str | os.PathLike[str]) -> bool:
 
 def _decoded(item: Any) -> Look:
     look = _header(item)
-    if look.error is not None or not isinstance(item, (str, os.PathLike)):
+    if look.error is not None or not isinstance(item, ENCODED):
         return look
     try:
         image = read_image(item)
@@ -228,7 +231,7 @@ def duplicates(images: ImageDataset, looks: Sequence[Look]) -> dict[int, int]:
 def _keys(images: ImageDataset, looks: Sequence[Look]) -> Iterator[tuple[int, Any]]:
     """A key of the content of each image that may have a duplicate."""
     items = [None if look.error else item for item, look in zip(images.raw_images(), looks)]
-    sizes = [os.path.getsize(item) if isinstance(item, str) else None for item in items]
+    sizes = [_bytes_of(item) for item in items]
     often = Counter(sizes)
     alike = [  # only files of one length can have one content
         i
@@ -241,6 +244,12 @@ def _keys(images: ImageDataset, looks: Sequence[Look]) -> Iterator[tuple[int, An
             yield i, look.pixels or contents[i]
 
 
+def _bytes_of(item: Any) -> int | None:
+    if isinstance(item, bytes):
+        return len(item)
+    return os.path.getsize(item) if isinstance(item, str) else None
+
+
 def _content(item: Any) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(item, str):
@@ -248,5 +257,5 @@ def _content(item: Any) -> bytes:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     else:
-        digest.update(item.tobytes())
+        digest.update(item if isinstance(item, bytes) else item.tobytes())
     return digest.digest()

@@ -31,7 +31,7 @@ class Found:
         again: links to folders that are read under another name.
     """
 
-    images: list[Path] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     without_images: list[Path] = field(default_factory=list)
     again: list[Path] = field(default_factory=list)
@@ -93,7 +93,7 @@ def walk(base: Path) -> Found:
                 seen.add(_identity(base / relative))
                 folders.append(relative)
         _sort_out(found, here, files)
-    found.images.sort(key=lambda path: path.parts)
+    found.images.sort(key=lambda path: path.replace(os.sep, "\0"))  # by their folders
     found.without_images.sort()
     return found
 
@@ -105,7 +105,7 @@ def _sort_out(found: Found, here: Path, files: list[tuple[Path, os.DirEntry[str]
         readable = entry.is_file() or entry.is_symlink()
         suffix = relative.suffix.lower()
         if readable and (suffix in IMAGE_SUFFIXES or (not suffix and is_image(entry.path))):
-            found.images.append(relative)
+            found.images.append(str(relative))
         else:
             found.others[suffix] += 1
             others += 1

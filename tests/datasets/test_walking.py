@@ -19,7 +19,7 @@ def add(path, format=None):
 
 
 def names(found):
-    return [path.as_posix() for path in found.images]
+    return [path.replace(os.sep, "/") for path in found.images]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from images import BEST, small_config, write_images
+from images import BEST, small_config, write_images, write_shards
 
 from pml_slade.running import stages
 from pml_slade.running.run import Run
@@ -234,3 +234,20 @@ def test_sigterm_in_any_step_of_any_row_changes_nothing(folders, tmp_path, monke
         Run(broken, progress=False).run()
     assert left == [steps[0] % STEPS_BETWEEN]
     assert_same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))
+
+
+def test_a_pool_of_tar_shards_is_trained_on_as_its_files_are_and_resumes_to_the_byte(
+    context, folders, short, tmp_path
+):
+    write_shards(sorted(folders["unlabeled"].iterdir()), tmp_path / "shards")
+    sharded = {**folders, "unlabeled": tmp_path / "shards"}
+    config = small_config(sharded, tmp_path / "run", *SHORT)
+    assert run(context, config, kill_at=14) == -signal.SIGKILL
+    assert run(context, config) == 0
+    found = outcome(tmp_path / "run")
+    same = [name for name in short if name.endswith((".safetensors", ".npy", "clusters.json", "results.csv"))]
+    assert len(same) >= 4
+    assert [name for name in same if found[name] != short[name]] == []
+    rows = found["slade/pseudo_labels.csv"][1:]
+    assert rows[0][0] == str(tmp_path / "shards/0.tar/000.png")
+    assert [row[1:] for row in rows] == [row[1:] for row in short["slade/pseudo_labels.csv"][1:]]

@@ -49,6 +49,7 @@ BEST = (
 
 SMALL = (
     "device=cpu",
+    "report=false",
     "epoch_steps=4",
     "data.image_size=16",
     "data.mode=L",

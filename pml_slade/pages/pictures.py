@@ -8,22 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ..api import TrainedModel, load
 from ..clustering import unit_rows
-from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
-from ..datasets.splits import Splits, shared_labels
+from ..datasets.splits import shared_labels
 from ..exceptions import DataError
-from ..running.data import build_splits
-from ..running.rows import Row
 from .folder import RunFolder
 from .retrieval import Retrieval, by_class, confusions, principal_plane, retrieve
+from .sources import Source
 from .thumbnails import Thumbnails
 
 QUERIES, NEIGHBOURS = 24, 8
 HARDEST, PAIRS, OF_A_CLASS = 30, 16, 4
 CLUSTERS, OF_A_CLUSTER = 12, 12
-MOST_OF_POOL = 20_000
+MOST_OF_POOL = 5_000
 """Images of the pool that are embedded; of a larger one, whole clusters are drawn at random."""
 ON_THE_MAP, CLASSES_ON_THE_MAP = 700, 40
 
@@ -63,38 +60,12 @@ class Pictures:
 
     Args:
         run: its folder.
-        device: that computes.
-        workers: processes that read images; None: one a CPU.
-        batch_size: images at once.
-        progress: show progress bars.
-
-    Raises:
-        ConfigError: the images came from Python, so that they cannot be read again.
-        DataError: images that are gone, or have changed since the run was trained.
+        source: its images, and its models.
     """
 
-    def __init__(
-        self, run: RunFolder, device: str, workers: int | None, batch_size: int, progress: bool
-    ) -> None:
-        self.run = run
+    def __init__(self, run: RunFolder, source: Source) -> None:
+        self.run, self.source, self.splits = run, source, source.splits
         self.thumbnails = Thumbnails()
-        self._options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
-        self._batch_size = batch_size
-        self.splits: Splits = build_splits(run.config)
-        self._check_images()
-
-    def _check_images(self) -> None:
-        """Refuse images that are not those that the rows were trained and measured on."""
-        row = Row(self.run.folder, self.run.after["row"])
-        known = row.inputs().images if row.begun else {}
-        for part in (self.run.part, "gallery", "unlabeled"):
-            images: ImageDataset | None = getattr(self.splits, part)
-            if part in known and (images is None or digest(list_images(images)) != known[part]):
-                raise DataError(f"the {part} images have changed since this run was trained.")
-
-    def model(self, result: dict[str, Any]) -> TrainedModel:
-        """The model of a row."""
-        return load(self.run.folder / result["model"], **self._options)
 
     @cached_property
     def seen(self) -> Seen:
@@ -107,9 +78,8 @@ class Pictures:
         names = _names(queries, labels) | _names(gallery or queries, theirs)
         found, vectors = [], np.zeros(0)
         for result in (self.run.before, self.run.after):
-            model = self.model(result)
-            vectors = model.embed(queries, self._batch_size)
-            others = None if gallery is None else model.embed(gallery, self._batch_size)
+            vectors = self.source.embed(result["model"], queries)
+            others = None if gallery is None else self.source.embed(result["model"], gallery)
             found.append(retrieve(vectors, labels, others, None if gallery is None else theirs))
         classes = [names[label] for label in range(len(names))]
         before, after = found
@@ -199,7 +169,7 @@ class Pictures:
 
     def _sheets(self, labels: np.ndarray, pool: ImageDataset) -> dict[str, Any]:
         kept = _whole_clusters(labels, MOST_OF_POOL)
-        vectors = self.model(self.run.after).embed(pool.subset(kept), self._batch_size)
+        vectors = unit_rows(self.source.embed(self.run.after["model"], pool.subset(kept)))
         vectors = unit_rows(vectors - vectors.mean(axis=0))  # all embeddings may lie close to one direction
         numbers, members = np.unique(labels[kept], return_inverse=True)
         sizes = np.bincount(members)

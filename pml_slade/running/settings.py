@@ -226,6 +226,7 @@ class Config(Section):
         description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such "
         "as my_package.MyMethod; none for `pml-slade pretrain`",
     )
+    report: bool = Field(True, description="write report.html, a page on the run, at its end")
     epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
     tolerance: float = Field(
         1.0,

@@ -15,8 +15,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import pml_slade
+from pml_slade import api
 from pml_slade.cli import app
-from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.pages.folder import RunFolder
 from pml_slade.pages.report import report_page, summary, table
 from pml_slade.reports.tables import cell
@@ -101,6 +102,36 @@ def test_the_command_writes_the_page_into_the_runs_folder(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert sections((folder / "report.html").read_text()) == ALL
     assert str(folder / "report.html") in result.output.replace("\n", "")
+
+
+def test_a_run_ends_with_its_report(folders, tmp_path):
+    settings = [*SMALL, "rows=[control,slade]", "report=true", f"output={tmp_path / 'run'}"]
+    paths = [f"--{part}={folder}" for part, folder in folders.items()]
+    result = CliRunner().invoke(app, ["train", *settings, *paths, "-q"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = (tmp_path / "run" / "report.html").read_text()
+    assert sections(written) == ALL
+    assert written == report_page([tmp_path / "run"], "cpu", 0)
+    assert "report.html" in result.output.replace("\n", "")
+
+
+def test_images_given_in_python_are_in_the_report_of_the_runs_end(tmp_path):
+    settings = load_config(None, [*SMALL, *BEST, "data.kind=given", "report=true"]).model_dump(mode="json")
+    trained = pml_slade.train(splits=splits(), progress=False, **settings | {"output": str(tmp_path / "run")})
+    assert sections(trained.report.read_text()) == ALL
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), DataError("gone"), MemoryError()])
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog, error):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(api, "write_report", fails)
+    config = small_config({}, tmp_path / "run", "data.kind=given", "rows=[teacher]", "report=true")
+    trained = api.train_rows(config, False, splits())
+    assert trained.report is None
+    assert [result.row for result in trained.results] == ["teacher"]
+    assert f"its report could not be written: {type(error).__name__}: {error}" in caplog.text
 
 
 def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):

@@ -13,7 +13,8 @@ from ..datasets.images import ImageDataset
 from ..datasets.splits import shared_labels
 from ..exceptions import DataError
 from .folder import RunFolder
-from .retrieval import Retrieval, by_class, confusions, principal_plane, retrieve
+from .maps import plane
+from .retrieval import Retrieval, by_class, confusions, retrieve
 from .sources import Source
 from .thumbnails import Thumbnails
 
@@ -217,10 +218,10 @@ class Pictures:
         }
 
     def map(self) -> dict[str, Any]:
-        """Embeddings of some classes in the plane of their first two principal components."""
+        """Embeddings of some classes in a plane."""
         seen = self.seen
         images = _whole_clusters(seen.labels, ON_THE_MAP, CLASSES_ON_THE_MAP)
-        places, share = principal_plane(seen.embeddings[images])
+        places, how = plane(seen.embeddings[images])
         classes = np.unique(seen.labels[images], return_inverse=True)[1]
         number = int(classes.max()) + 1
         points = [
@@ -233,7 +234,7 @@ class Pictures:
             }
             for (x, y), c, i in zip(places, classes, images.tolist())
         ]
-        return {"points": points, "share": 100 * share, "classes": number}
+        return {"points": points, "how": how, "classes": number}
 
 
 def _names(images: ImageDataset, labels: np.ndarray) -> dict[int, str]:

@@ -100,7 +100,7 @@ def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name,
 
 def test_a_search_box_leaves_what_matches(opened):
     page = opened()
-    cards = page.locator("#queries section")
+    cards = page.locator("#queries details")
     assert cards.count() >= 8
     page.fill("#find-query", "test 02")
     texts = [
@@ -142,12 +142,33 @@ def test_queries_are_sorted_by_a_choice(opened):
     page = opened()
 
     def gains():
-        cards = page.locator("#queries section")
+        cards = page.locator("#queries details")
         return [float(cards.nth(i).get_attribute("data-gain")) for i in range(cards.count())]
 
     assert gains() == sorted(gains(), reverse=True)
     page.select_option("#sort-queries", "gain up")
     assert gains() == sorted(gains())
+
+
+def test_a_query_is_opened_and_shows_before_beside_after(opened):
+    page = opened()
+    query = page.locator("#queries details").nth(5)
+    assert not query.locator(".strip").first.is_visible()
+    query.locator("summary").click()
+    before, after = (query.locator(".beside > div").nth(i) for i in (0, 1))
+    assert before.locator("p").first.inner_text().startswith("Teacher: ")
+    assert after.locator("p").first.inner_text().startswith("SLADE: ")
+    assert before.locator("figure").count() == after.locator("figure").count() == 8
+    left, right = before.bounding_box(), after.bounding_box()
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+    query.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert not before.is_visible()
+    page.click("[data-open=queries]")
+    assert page.locator("#queries details:not([open])").count() == 0
+    page.click("[data-open=queries]")
+    assert page.locator("#queries details[open]").count() == 0
 
 
 def test_a_point_of_the_map_shows_its_image(opened):

@@ -77,10 +77,10 @@ def test_neighbours_are_marked_as_the_models_find_them(run, folders):
         order = np.argsort(-row)
         if row[order[7]] - row[order[8]] > 1e-6:  # else rounding decides which is the eighth
             right[images.name(i)] = int((images.labels[order[:8]] == images.labels[i]).sum())
-    cards = re.findall(r'<section class="card".*?</section>', page, re.DOTALL)
+    cards = re.findall(r'<details class="card".*?</details>', page, re.DOTALL)
     assert len(cards) == 24
     for card in cards:
-        name = re.search(r'class="query" title="([^"]+)"', card)[1]
+        name = re.search(r"Query: ([^<]+)</p>", card)[1]
         if name not in right:
             continue
         assert f"SLADE: {right[name]} of 8 right" in card

@@ -136,7 +136,7 @@ class TrainedModel:
         names, contents = _absolute(dataset), content_keys(dataset)
         if known is None:
             return ImageIndex.of(names, self.embed(dataset, batch_size), self.digest, contents)
-        self._check_index(known)
+        self.check_index(known)
         if names[0].startswith("#"):
             raise DataError("images: only files can be added to an index: images in memory have no names.")
         kept = known.without_changed(dict(zip(names, contents)))
@@ -147,7 +147,12 @@ class TrainedModel:
         added = self.embed(dataset.subset(new), batch_size)
         return kept.extended([names[i] for i in new], added, [contents[i] for i in new])
 
-    def _check_index(self, index: ImageIndex) -> None:
+    def check_index(self, index: ImageIndex) -> None:
+        """Refuse an index that another model made.
+
+        Raises:
+            DataError: its vectors are those of another model.
+        """
         if index.model != self.digest:
             raise DataError(
                 "index: it was made with another model; make it again with this one, in another folder."
@@ -173,7 +178,7 @@ class TrainedModel:
             DataError: images that cannot be used; the index was made with another model.
         """
         found = images if isinstance(images, ImageIndex) else self.index(images, batch_size=batch_size)
-        self._check_index(found)
+        self.check_index(found)
         asked = self.open(queries)
         own = [name if queries is images or name[0] != "#" else None for name in _absolute(asked)]
         return found.search(self.embed(asked, batch_size), k, own)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from images import write_images
+from images import write_images, write_model
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,20 +16,11 @@ from pml_slade.cli import app
 from pml_slade.datasets.trunk_input import TrunkInput
 from pml_slade.exceptions import ConfigError
 from pml_slade.exporting import describe_input, export
-from pml_slade.models import build_model, save_model
 
 pytestmark = pytest.mark.once
 
 ONNX = pytest.param("onnx", marks=pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnx"))
 PHOTO = TrunkInput(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", crop=0.875).as_meta()
-
-
-def write_model(folder, trunk, mode, transform, **more):
-    torch.manual_seed(0)
-    models = build_model(trunk, embedding_size=8, in_channels=len(mode), weights=None)
-    meta = {"trunk": trunk, "embedding_size": 8, "in_channels": len(mode), "image_size": 32, "mode": mode}
-    save_model(folder, models, meta | {"transform": transform, **more})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +30,13 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("letters"), "convnet", "L", "small")
+    return write_model(tmp_path_factory.mktemp("letters"), image_size=32)
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("photographs"), "resnet18", "RGB", "photo", input=PHOTO)
+    folder = tmp_path_factory.mktemp("photographs")
+    return write_model(folder, 0, "resnet18", "RGB", "photo", image_size=32, input=PHOTO)
 
 
 def run_file(file, to, images):

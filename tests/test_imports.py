@@ -25,7 +25,7 @@ FLOORS = (
     {"recipe", "reports"},
     {"pages"},
     {"api"},
-    {"exporting"},
+    {"exporting", "serving"},
     {"benchmarker"},
     {"cli"},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -114,13 +115,26 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> Image.Image:
         ...     read_image(path).getpixel((0, 0))
         (7, 7, 7)
     """
+    return _read(path, repr(os.fspath(path)), mode)
+
+
+def decode_image(content: bytes, mode: str = "RGB") -> Image.Image:
+    """Reads an image from the bytes of its file, as `read_image` does.
+
+    Raises:
+        DataError: The bytes are truncated, damaged or no image.
+    """
+    return _read(io.BytesIO(content), f"of {len(content)} bytes", mode)
+
+
+def _read(file: Any, name: str, mode: str) -> Image.Image:
     try:
-        with open_image(path) as opened:
+        with open_image(file) as opened:
             opened.load()
             upright: Any = ImageOps.exif_transpose(opened)
             return to_mode(upright, mode).copy()
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
         raise DataError(
-            f"image {os.fspath(path)!r} cannot be read ({type(error).__name__}: {error}); "
+            f"image {name} cannot be read ({type(error).__name__}: {error}); "
             "replace the file or take it out of the data"
         ) from error

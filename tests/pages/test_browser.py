@@ -2,6 +2,7 @@
 
 import shutil
 from itertools import pairwise
+from threading import Thread
 
 import pytest
 from images import small_config, write_images
@@ -10,6 +11,7 @@ import pml_slade
 from pml_slade.pages.report import report_page
 from pml_slade.pages.sheet import search_page
 from pml_slade.running.run import Run
+from pml_slade.serving import LARGEST_UPLOAD, build_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,12 +63,28 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def served(files):
+    """Address of the page that searches by image, over the pool of the small run."""
+    pytest.importorskip("flask", reason="needs flask")
+    from werkzeug.serving import make_server
+
+    folder = files["report"].parent
+    model = pml_slade.load(folder / "run", "cpu", workers=0)
+    server = make_server("127.0.0.1", 0, build_app(model, model.index(folder / "images" / "unlabeled")))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.port}/"
+    server.shutdown()
+
+
 @pytest.fixture
-def opened(browser, files):
+def opened(browser, files, request):
     """Opens a page in a window; fails on errors, and on whatever is fetched from elsewhere."""
     contexts, troubles = [], []
 
     def open_page(window="desktop", name="report"):
+        address = request.getfixturevalue("served") if name == "serve" else files[name].as_uri()
+        allowed = (address, "blob:", "data:") if name == "serve" else ("file:", "data:")
         width, height, scheme = WINDOWS[window]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
@@ -75,9 +93,9 @@ def opened(browser, files):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on(
             "request",
-            lambda r: troubles.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+            lambda r: troubles.append(r.url) if not r.url.startswith(allowed) else None,
         )
-        page.goto(files[name].as_uri())
+        page.goto(address)
         return page
 
     yield open_page
@@ -86,7 +104,7 @@ def opened(browser, files):
     assert troubles == []
 
 
-@pytest.mark.parametrize("name", ["report", "search"])
+@pytest.mark.parametrize("name", ["report", "search", "serve"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name, tmp_path):
     page = opened(window, name)
@@ -186,6 +204,38 @@ def test_a_point_of_the_map_shows_its_image(opened):
     assert page.inner_text("#shown").strip() == first
     page.fill("#map-find", "test 01")
     assert page.locator("#map circle:not(.dim)").count() == 8
+
+
+DROP = """(bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+  dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+}"""
+
+
+def test_a_picture_that_is_dropped_finds_its_neighbours(opened, files):
+    page = opened(name="serve")
+    query = sorted((files["report"].parent / "images" / "unlabeled").glob("*.png"))[0]
+    page.evaluate(DROP, list(query.read_bytes()))
+    page.wait_for_selector("#matches button")
+    assert page.inner_text("#status") == "24 images found."
+    first = page.locator("#matches button").first
+    assert first.inner_text() == f"1.000 {query.name}"
+    page.wait_for_function("document.querySelector('#matches img').naturalWidth > 0")
+    first.press("Enter")  # it is searched with, and does not find itself
+    page.wait_for_function(f"!document.querySelector('#matches').textContent.includes('{query.name}')")
+    assert page.locator("#matches button").count() == 24
+
+
+def test_a_file_that_is_no_image_or_too_large_is_told(opened, tmp_path, served):
+    page = opened(name="serve")
+    (tmp_path / "large.png").write_bytes(bytes(LARGEST_UPLOAD + 1))
+    page.set_input_files("#file", tmp_path / "large.png")
+    assert page.inner_text("#status") == "The file is larger than 20 MB."
+    page.evaluate("latest = 0; window.fetch = async () => ({ json: async () => ({ error: 'This file' }) })")
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"nothing"})
+    page.wait_for_function("document.querySelector('#status').textContent === 'This file'")
+    assert not page.is_visible("#found")
 
 
 def test_the_keyboard_reaches_everything(opened):

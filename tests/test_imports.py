@@ -26,6 +26,7 @@ FLOORS = (
     {"pages"},
     {"api"},
     {"exporting", "serving"},
+    {"hub"},
     {"benchmarker"},
     {"cli"},
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pml_slade.compat import LEGACY
+from pml_slade.running.describing import list_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +23,10 @@ def test_the_page_of_settings_is_what_its_script_writes():
     assert (ROOT / "docs" / "settings.md").read_text() == script("settings").page(), (
         "run: python docs/settings.py"
     )
+
+
+def test_every_setting_has_a_meaning():
+    assert [setting.name for setting in list_settings() if not setting.meaning] == []
 
 
 def test_the_schema_for_editors_is_what_its_script_writes():

@@ -32,8 +32,8 @@ PHOTOGRAPHS_INTRO = """\
 ## Defaults for photographs
 
 If the network has pretrained weights and learns photographs, these are the defaults, and `embedder_lr` is
-{rate:g} times `lr`: {usual}. This is so unless `model.weights=null`, `data.transform=small`, `model.train=all` or
-`pretraining.steps` is given.
+{rate:g} times `lr`: {usual}. This is so unless `model.weights=null`,
+`data.transform=small`, `model.train=all` or `pretraining.steps` is given.
 """
 GROUPS = {
     "": "The run",

@@ -1,7 +1,11 @@
 """Pages in a real browser: Chromium, driven by Playwright (`pip install -e '.[browser]'`)."""
 
+import os
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -17,6 +21,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.once, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
+ROOT = Path(__file__).parents[2]
+SITE = {"home": "index.html", "tutorial": "tutorial/index.html", "settings": "settings/index.html"}
 WINDOWS = {"desktop": (1280, 900, "light"), "dark": (1280, 900, "dark"), "phone": (390, 844, "dark")}
 CONTRAST = """() => {
   const light = (c) => { const v = c / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
@@ -77,13 +83,31 @@ def served(files):
     server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Folder of the documentation as pages."""
+    pytest.importorskip("mkdocs", reason="needs mkdocs")
+    pytest.importorskip("material", reason="needs mkdocs-material")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    return folder
+
+
 @pytest.fixture
 def opened(browser, files, request):
     """Opens a page in a window; fails on errors, and on whatever is fetched from elsewhere."""
     contexts, troubles = [], []
 
+    def address_of(name):
+        if name == "serve":
+            return request.getfixturevalue("served")
+        if name in SITE:
+            return (request.getfixturevalue("site") / SITE[name]).as_uri()
+        return files[name].as_uri()
+
     def open_page(window="desktop", name="report"):
-        address = request.getfixturevalue("served") if name == "serve" else files[name].as_uri()
+        address = address_of(name)
         allowed = (address, "blob:", "data:") if name == "serve" else ("file:", "data:")
         width, height, scheme = WINDOWS[window]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -114,6 +138,15 @@ def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name,
     assert (back == "rgb(251, 251, 249)") == (WINDOWS[window][2] == "light")
     page.screenshot(path=tmp_path / f"{window}.png", full_page=True)
     assert (tmp_path / f"{window}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["report", "search", "serve", *SITE])
+@pytest.mark.parametrize("window", ["desktop", "dark"])
+def test_axe_finds_no_fault_of_accessibility(opened, window, name):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(opened(window, name)).response
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]] == []
+    assert len(found["passes"]) > 15
 
 
 def test_a_search_box_leaves_what_matches(opened):

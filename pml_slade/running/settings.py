@@ -251,7 +251,7 @@ class Config(Section):
     """A whole run."""
 
     output: Path = Field(Path("runs/run"), description="folder of the run; repeat the command to resume it")
-    seed: int = Field(0, ge=0, description="of all random numbers")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
     device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: the first GPU if there is one")
     rows: list[str] = Field(
         ["start", "teacher", "control", "slade"],

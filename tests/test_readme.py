@@ -120,14 +120,19 @@ def test_a_stranger_trains_on_eight_classes_and_looks_searches_and_exports(tmp_p
 
 @pytest.mark.once
 @pytest.mark.usefixtures("few_letters")
-def test_the_short_demo_runs_as_it_stands_there(tmp_path, monkeypatch):
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
     """But for fewer letters and steps."""
     monkeypatch.chdir(tmp_path)
-    [command] = re.findall(r"`pml-slade (demo teacher[^`]+)`", README)
-    words = command.replace("=100", "=4").split()
-    result = CliRunner().invoke(app, [*words, "epoch_steps=4"], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert Path("runs/demo-0/report.html").exists()
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    run("\n".join(code).replace("steps = 100", "steps = 4"))
+    printed = capsys.readouterr().out
+    assert re.search(r"^SLADE +\d+\.\d$", printed, re.MULTILINE)
+    assert "runs/notebook/report.html" in printed
+    scores = [float(score) for score in re.findall(r"^(\d\.\d{3})  ", printed, re.MULTILINE)]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert not [cell for cell in cells if cell.get("outputs")]
 
 
 def test_the_parts_stand_alone():

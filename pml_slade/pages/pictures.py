@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..clustering import unit_rows
 from ..datasets.images import ImageDataset
 from ..datasets.splits import shared_labels
 from ..exceptions import DataError
+from ..methods import find_method
 from .folder import RunFolder
 from .maps import plane
 from .retrieval import Retrieval, by_class, confusions, retrieve
@@ -21,6 +23,8 @@ from .thumbnails import Thumbnails
 QUERIES, NEIGHBOURS = 24, 8
 HARDEST, PAIRS, OF_A_CLASS = 30, 16, 4
 CLUSTERS, OF_A_CLUSTER = 12, 12
+OF_A_GROUP = 6
+"""Images of the pool that are shown with their neighbours: the closest, the most doubtful, some at random."""
 MOST_OF_POOL = 5_000
 """Images of the pool that are embedded; of a larger one, whole clusters are drawn at random."""
 ON_THE_MAP, CLASSES_ON_THE_MAP = 700, 40
@@ -157,10 +161,38 @@ class Pictures:
         others = np.flatnonzero(self.seen.theirs == label)[:OF_A_CLASS].tolist()
         return [self.thumbnails.of(self.seen.gallery, i) for i in others]
 
+    def neighbourhoods(self) -> dict[str, Any] | None:
+        """Images of the pool with their neighbours there; None for a row that did not learn from these."""
+        if not find_method(self.run.after["row"]).uses_pool or self._labels_file.is_file():
+            return None
+        pool = self.splits.unlabeled
+        looked_at = np.random.default_rng(0).permutation(len(pool))[:MOST_OF_POOL]
+        vectors = self.source.embed(self.run.after["model"], pool.subset(looked_at))
+        found = retrieve(vectors, np.zeros(len(looked_at), dtype=np.int64))
+        order = np.argsort(-found.scores[:, :NEIGHBOURS].mean(axis=1), kind="stable")
+        groups = {"Closest": order, "Most doubtful": order[::-1], "At random": np.arange(len(order))}
+        few = {title: part[:OF_A_GROUP].tolist() for title, part in groups.items()}
+
+        def shown(i: int) -> dict[str, Any]:
+            near = zip(found.positions[i, :NEIGHBOURS].tolist(), found.scores[i].tolist())
+            return {
+                "picture": self.thumbnails.of(pool, int(looked_at[i])),
+                "found": [(self.thumbnails.of(pool, int(looked_at[j])), score) for j, score in near],
+            }
+
+        return {
+            "looked_at": len(looked_at),
+            "groups": {title: [shown(i) for i in part] for title, part in few.items()},
+        }
+
+    @property
+    def _labels_file(self) -> Path:
+        """The clusters that the row learned from, if it learned from any."""
+        return (self.run.folder / self.run.after["model"]).parent / "pseudo_labels.npy"
+
     def clusters(self) -> dict[str, Any] | None:
         """The pool's tightest and most doubtful clusters; None for a run that has none."""
-        file = (self.run.folder / self.run.after["model"]).parent / "pseudo_labels.npy"
-        pool = self.splits.unlabeled
+        file, pool = self._labels_file, self.splits.unlabeled
         if not file.is_file():
             return None
         labels = np.load(file)

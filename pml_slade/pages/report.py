@@ -101,13 +101,14 @@ def _pictures(run: RunFolder, source: Callable[[], Source]) -> tuple[Pictures | 
             "classes": found.classes(),
             "pairs": found.pairs(),
             "clusters": found.clusters(),
+            "pool": found.neighbourhoods(),
             "map": found.map(),
             "missing": "",
         }
         return found, shown
     except (ConfigError, DataError) as error:
         logger.warning("the report is without images: %s", error)
-        nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "map"))
+        nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "pool", "map"))
         return None, nothing | {"missing": str(error)}
 
 

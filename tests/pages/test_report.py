@@ -134,6 +134,23 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog
     assert f"its report could not be written: {type(error).__name__}: {error}" in caplog.text
 
 
+def test_a_run_without_clusters_shows_neighbours_in_the_pool(folders, tmp_path):
+    settings = ("rows=[slade]", "methods.slade.neighbours=true", "student.basis.regularizer=null")
+    Run(small_config(folders, tmp_path / "run", *BEST, *settings), progress=False).run()
+    page = report_page([tmp_path / "run"], "cpu", 0)
+    assert sections(page) == [name if name != "clusters" else "pool" for name in ALL]
+    shown = page.split('id="pool"')[1].split("<h2")[0]
+    model = pml_slade.load(tmp_path / "run" / "slade", "cpu", workers=0)
+    vectors = model.embed(folders["unlabeled"])
+    cosines = np.sort(vectors @ vectors.T - 2 * np.eye(len(vectors)), axis=1)[:, ::-1][:, :8]
+    closest = cosines[np.argmax(cosines.mean(axis=1))]
+    first = shown.split("</h3>")[1].split("</div>")[0]
+    assert [float(c) for c in re.findall(r"<figcaption>([\d.-]+)<", first)] == pytest.approx(
+        closest, abs=2e-3
+    )
+    assert shown.count('class="query"') == 3 * 6
+
+
 def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):
     other = copied(run, tmp_path)
     results = json.loads((other / "results.json").read_text())

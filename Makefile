@@ -56,6 +56,7 @@ format: .venv/ready
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# Warnings, such as links that lead nowhere, are errors.
 docs: .venv/ready
 	$(INSTALL) $(PY) -e '.[docs]'
 	$(PY) -m mkdocs build --strict

@@ -2,32 +2,50 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pml_slade.reports.tables import markdown
 from pml_slade.running.describing import list_settings
 from pml_slade.running.settings import EMBEDDER_RATE, PHOTOGRAPHS, Config
 
 INTRO = """# Settings
 
-Beside a `pml-slade train` command, `--print-config` prints its settings instead of running it. Each can stand
-in a YAML file (`--config FILE`) or on the command line as `student.lr=0.0001`. An unknown key is refused with
-the nearest one that exists. `pml-slade settings WORD` lists those with a word in
-their name or meaning. Settings under `methods` are those of one row each.
+[Which settings matter](which_settings.md) names the few to begin with. This page lists all.
 
-[settings.schema.json](settings.schema.json) describes them for editors, which then complete names and mark
-what does not fit. With the YAML language server, put this line at the top of a file, with the schema's path:
+Give a setting at the end of a command, as `student.lr=0.0001`, or in a YAML file with `--config FILE`. An
+unknown setting is refused, and the nearest name is shown. `pml-slade settings WORD` lists the settings with a
+word in their name or meaning. `pml-slade train ... --print-config` prints all settings of a run instead of
+training.
+
+Below each name is its default.
+"""
+EDITORS = """
+## In an editor
+
+[settings.schema.json](settings.schema.json) describes all settings for editors, which then complete names and
+mark mistakes. With the YAML language server, put this line at the top of a file, with the schema's path:
 
 ```yaml
 # yaml-language-server: $schema=settings.schema.json
 ```
 """
-
-
 PHOTOGRAPHS_INTRO = """\
-Where a trunk with weights learns photographs, which is where `model.weights` is not null, `data.transform` is
-photo, and neither `model.train=all` nor `pretraining.steps` is given, these are the defaults, and
-`embedder_lr` is {rate:g} times `lr`: {usual}.
+## Defaults for photographs
+
+If the network has pretrained weights and learns photographs, these are the defaults, and `embedder_lr` is
+{rate:g} times `lr`: {usual}. This is so unless `model.weights=null`,
+`data.transform=small`, `model.train=all` or `pretraining.steps` is given.
 """
+GROUPS = {
+    "": "The run",
+    "data": "Images",
+    "model": "The network",
+    "pretraining": "SwAV before the teacher",
+    "teacher": "The teacher",
+    "student": "The student",
+    "student.basis": "The student's feature basis",
+    "methods": "Rows of their own",
+}
+"""Headings, by the prefix of the settings below them."""
 
 
 def usual() -> str:
@@ -41,10 +59,27 @@ def usual() -> str:
     return PHOTOGRAPHS_INTRO.format(rate=EMBEDDER_RATE, usual=shown)
 
 
+def group_of(name: str) -> str:
+    """The longest prefix of a setting's name that has a heading."""
+    return max((prefix for prefix in GROUPS if name.startswith(f"{prefix}.") or not prefix), key=len)
+
+
+def written(default: Any) -> str:
+    """A default as it is written on the command line."""
+    return json.dumps(default, default=str, ensure_ascii=False).strip('"') or '""'
+
+
 def page() -> str:
     """The whole page."""
-    rows = [[f"`{setting.name}`", f"`{setting.default}`", setting.meaning] for setting in list_settings()]
-    return f"{INTRO}\n{usual()}\n{markdown(['setting', 'default', ''], rows)}\n"
+    parts = [INTRO]
+    for prefix, heading in GROUPS.items():
+        rows = [
+            f"| `{setting.name}`<br>{written(setting.default)} | {setting.meaning} |"
+            for setting in list_settings()
+            if group_of(setting.name) == prefix
+        ]
+        parts.append("\n".join([f"## {heading}\n\n| setting | meaning |\n| :-- | :-- |", *rows, ""]))
+    return "\n".join([*parts, usual()]) + EDITORS
 
 
 def schema() -> str:

@@ -22,10 +22,12 @@ from .datasets.transforms import transforms
 from .evaluation import evaluate as evaluate_embeddings
 from .exceptions import ConfigError, DataError
 from .models import LoadedModel, load_model
+from .pages.report import write_report
 from .running.data import hold_out
 from .running.loading import load_config
 from .running.rows import Result
 from .running.run import Run
+from .running.settings import Config
 from .runtime import Runtime, cpu_workers
 from .searching import ImageIndex, Match
 
@@ -140,7 +142,7 @@ class TrainedModel:
         names, contents = _absolute(dataset), content_keys(dataset)
         if known is None:
             return ImageIndex.of(names, self.embed(dataset, batch_size), self.digest, contents)
-        self._check_index(known)
+        self.check_index(known)
         if names[0].startswith("#"):
             raise DataError("images: only files can be added to an index: images in memory have no names.")
         kept = known.without_changed(dict(zip(names, contents)))
@@ -151,7 +153,12 @@ class TrainedModel:
         added = self.embed(dataset.subset(new), batch_size)
         return kept.extended([names[i] for i in new], added, [contents[i] for i in new])
 
-    def _check_index(self, index: ImageIndex) -> None:
+    def check_index(self, index: ImageIndex) -> None:
+        """Refuse an index that another model made.
+
+        Raises:
+            DataError: its vectors are those of another model.
+        """
         if index.model != self.digest:
             raise DataError(
                 "index: it was made with another model; make it again with this one, in another folder."
@@ -177,7 +184,7 @@ class TrainedModel:
             DataError: images that cannot be used; the index was made with another model.
         """
         found = images if isinstance(images, ImageIndex) else self.index(images, batch_size=batch_size)
-        self._check_index(found)
+        self.check_index(found)
         asked = self.open(queries)
         own = [name if queries is images or name[0] != "#" else None for name in _absolute(asked)]
         return found.search(self.embed(asked, batch_size), k, own)
@@ -192,12 +199,14 @@ class Trained:
         results: one per row, in their order.
         best: the row whose model is the run's.
         verdict: what they say of the pool, in a few sentences.
+        report: the page on the run, where one was written.
     """
 
     folder: Path
     results: list[Result]
     best: Result
     verdict: str = ""
+    report: Path | None = None
 
     def model(self, row: str | None = None, device: str = "auto") -> TrainedModel:
         """Return the model of a row, by default the run's."""
@@ -304,9 +313,35 @@ def train(
         raise ConfigError(f"splits: give them, or {' and '.join(given)}, not both.")
     if handed_over and splits is None:
         splits = _splits(given, chosen)
-    run = Run(chosen, progress, splits)
+    return train_rows(chosen, progress, splits)
+
+
+def train_rows(config: Config, progress: bool = True, splits: Splits | None = None) -> Trained:
+    """Train the rows of a config, and write the report; see `train`.
+
+    Args:
+        config: all settings.
+        progress: show progress bars.
+        splits: images of your own in place of those that `config.data` names.
+    """
+    run = Run(config, progress, splits)
     results = run.run()
-    return Trained(run.folder, results, run.best(results), run.verdict(results))
+    report = _report(run) if config.report else None
+    return Trained(run.folder, results, run.best(results), run.verdict(results), report)
+
+
+def _report(run: Run) -> Path | None:
+    """Write the report of a run that has ended. It is not worth the run: an error in it is a warning."""
+    file = run.folder / "report.html"
+    try:
+        write_report(file, [run.folder], source=run)
+    except Exception as error:
+        logger.warning(
+            "the run is complete, but its report could not be written: %s: %s", type(error).__name__, error
+        )
+        logger.debug("the report's error", exc_info=True)
+        return None
+    return file
 
 
 def _model_file(run: PathLike) -> Path:
@@ -319,7 +354,7 @@ def _absolute(images: ImageDataset) -> list[str]:
     return [name if name.startswith("#") else os.path.abspath(name) for name in images.names()]
 
 
-def _splits(given: dict[str, Any], config: Any) -> Splits:
+def _splits(given: dict[str, Any], config: Config) -> Splits:
     """Data sets, and folders among them, as the parts of one experiment."""
     if missing := [name for name in ("labeled", "unlabeled") if name not in given]:
         raise ConfigError(f"{' and '.join(missing)} missing: give folders or data sets of images.")

@@ -75,7 +75,7 @@ def export(
     """
     if to not in FORMATS:
         raise ConfigError(f"to must be one of {', '.join(FORMATS)}, got {to!r}.")
-    inputs = _inputs(trained, images)
+    inputs = example_inputs(trained, images)
     model = UnitEmbeddings(copy.deepcopy(trained.model).cpu()).eval()
     about = describe_input(trained)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
@@ -133,8 +133,13 @@ def _of_photographs(model: LoadedModel, side: int) -> list[dict[str, Any]]:
     ]
 
 
-def _inputs(trained: TrainedModel, images: Images | None) -> Tensor:
-    """A batch of images as the model takes them, two at least."""
+def example_inputs(trained: TrainedModel, images: Images | None) -> Tensor:
+    """Return a batch of images as the model takes them, two at least.
+
+    Args:
+        trained: the model.
+        images: of which the first 100 are taken; None: images of random pixels.
+    """
     if images is None:
         side, channels = trained.model.meta["image_size"], len(trained.mode)
         pixels = np.random.default_rng(0).integers(0, 256, (8, side, side, channels), dtype=np.uint8)

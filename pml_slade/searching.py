@@ -107,6 +107,11 @@ class ImageIndex:
         self.vectors.add(added.vectors.reconstruct_n(0, len(added)))
         return ImageIndex([*self.names, *names], self.vectors, self.model, [*self.contents, *contents])
 
+    def vector(self, position: int) -> np.ndarray:
+        """Return the embedding of an image, (1, d), of unit length."""
+        found: np.ndarray = self.vectors.reconstruct(position)[None]
+        return found
+
     def search(
         self, embeddings: np.ndarray, k: int = 10, without: Sequence[str | None] | None = None
     ) -> list[list[Match]]:

@@ -5,10 +5,12 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
+from pml_slade.models import build_model, save_model
 from pml_slade.running.loading import load_config
 
 LABELED, POOL, TEST = 12, 8, 4
@@ -50,6 +52,7 @@ BEST = (
 
 SMALL = (
     "device=cpu",
+    "report=false",
     "epoch_steps=4",
     "data.image_size=16",
     "data.mode=L",
@@ -126,6 +129,15 @@ def small_config(folders, output, *overrides):
     """A run of a few dozen steps on what `write_images` wrote; `folders` may be any for data in memory."""
     paths = [f"data.{part}={folder}" for part, folder in folders.items()]
     return load_config(None, ["rows=[teacher, slade]", *SMALL, *paths, f"output={output}", *overrides])
+
+
+def write_model(folder, seed=0, trunk="convnet", mode="L", transform="small", image_size=16, **more):
+    """Write the file of a model that nothing has trained; returns its folder."""
+    torch.manual_seed(seed)
+    models = build_model(trunk, embedding_size=8, in_channels=len(mode), weights=None)
+    meta = {"trunk": trunk, "embedding_size": 8, "in_channels": len(mode), "image_size": image_size}
+    save_model(folder, models, meta | {"mode": mode, "transform": transform, **more})
+    return folder
 
 
 def png(image):

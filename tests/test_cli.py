@@ -245,7 +245,7 @@ def test_embed_writes_a_table_that_says_the_same(trained, folders, tmp_path, com
         (tmp_path / "vectors.csv").open(encoding="utf-8") as file,
     ):
         header, *rows = csv.reader(file)
-        assert header == ["name", *(f"e{i}" for i in range(8))]
+        assert header == ["path", *(f"e{i}" for i in range(8))]
         assert [row[0] for row in rows] == arrays["names"].tolist()
         assert np.array_equal(np.array([row[1:] for row in rows], dtype=np.float32), arrays["embeddings"])
 
@@ -451,7 +451,7 @@ def test_settings_are_found_by_words_of_name_and_meaning(command):
     assert code == 0
     assert "student.whitening" in out
     assert "model.embedder_whitening" not in out
-    assert "first divide the embeddings' principal directions" in out
+    assert "divide principal directions of the embeddings" in out
     code, out, _ = command("settings")
     assert all(setting.name in out for setting in list_settings())
 

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pml_slade.compat import LEGACY
+from pml_slade.running.describing import list_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +24,31 @@ def test_the_page_of_settings_is_what_its_script_writes():
     assert (ROOT / "docs" / "settings.md").read_text() == script("settings").page(), (
         "run: python docs/settings.py"
     )
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    lost = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_every_setting_has_a_meaning():
+    assert [setting.name for setting in list_settings() if not setting.meaning] == []
 
 
 def test_the_schema_for_editors_is_what_its_script_writes():

@@ -2,34 +2,28 @@
 
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from images import write_images
+from huggingface_hub import ModelCard
+from images import small_config, splits, write_images, write_model
 from PIL import Image
 from typer.testing import CliRunner
 
 import pml_slade
-from pml_slade import exporting
+from pml_slade import exporting, hub
 from pml_slade.cli import app
 from pml_slade.datasets.trunk_input import TrunkInput
-from pml_slade.exceptions import ConfigError
+from pml_slade.exceptions import CheckpointError, ConfigError, MachineError
 from pml_slade.exporting import describe_input, export
-from pml_slade.models import build_model, save_model
+from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once
 
 ONNX = pytest.param("onnx", marks=pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnx"))
 PHOTO = TrunkInput(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", crop=0.875).as_meta()
-
-
-def write_model(folder, trunk, mode, transform, **more):
-    torch.manual_seed(0)
-    models = build_model(trunk, embedding_size=8, in_channels=len(mode), weights=None)
-    meta = {"trunk": trunk, "embedding_size": 8, "in_channels": len(mode), "image_size": 32, "mode": mode}
-    save_model(folder, models, meta | {"transform": transform, **more})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +33,13 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("letters"), "convnet", "L", "small")
+    return write_model(tmp_path_factory.mktemp("letters"), image_size=32)
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("photographs"), "resnet18", "RGB", "photo", input=PHOTO)
+    folder = tmp_path_factory.mktemp("photographs")
+    return write_model(folder, 0, "resnet18", "RGB", "photo", image_size=32, input=PHOTO)
 
 
 def run_file(file, to, images):
@@ -141,3 +136,72 @@ def test_what_is_missing_is_named(letters, tmp_path, monkeypatch):
         export(trained, tmp_path / "file.onnx", "onnx")
     with pytest.raises(ConfigError, match="to must be one of onnx, torchscript, got 'hub'"):
         export(trained, tmp_path / "file", "hub")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run of one row."""
+    folder = tmp_path_factory.mktemp("run")
+    Run(small_config({}, folder, "data.kind=given", "rows=[teacher]"), progress=False, splits=splits()).run()
+    return folder
+
+
+def test_a_run_for_the_hub_is_a_folder_that_load_reads(run, tmp_path, caplog):
+    command = ["export", str(run), "--to", "hub", "-o", str(tmp_path / "hub")]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "license is unknown" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    images = splits().test
+    original, written = (pml_slade.load(folder, "cpu", workers=0) for folder in (run, tmp_path / "hub"))
+    assert (original.embed(images) == written.embed(images)).all()
+    about = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert about["library_name"] == "pml-slade"
+    assert about["transform"] == describe_input(original)["transform"]
+    assert about["model"] == original.model.meta
+    card = ModelCard.load(tmp_path / "hub" / "README.md")
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert card.data.license == "unknown"
+
+
+def test_only_a_named_repository_is_sent_to(run, tmp_path, monkeypatch):
+    sent = []
+
+    class Hub:
+        def create_repo(self, repo, private, exist_ok):
+            sent.append((repo, private))
+
+        def upload_folder(self, repo_id, folder_path, allow_patterns):
+            sent.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return SimpleNamespace(commit_url="https://the.hub/me/letters")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    command = ["export", str(run), "--to", "hub", "-o", str(tmp_path / "hub"), "-q"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    assert sent == []
+    result = CliRunner().invoke(app, [*command, "--repo", "me/letters"], catch_exceptions=False)
+    assert "sent: https://the.hub/me/letters" in result.output
+    assert sent == [("me/letters", True), ("me/letters", ["README.md", "config.json", "model.safetensors"])]
+
+    def fails(*args, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(Hub, "create_repo", fails)
+    with pytest.raises(MachineError, match=r"repo: me/letters could not be written \(no network\).*hf auth"):
+        hub.upload(tmp_path / "hub", "me/letters")
+    with pytest.raises(ConfigError, match="--repo me/letters: only --to hub sends"):
+        CliRunner().invoke(
+            app,
+            ["export", str(run), "--to", "onnx", "-o", "a", "--repo", "me/letters"],
+            catch_exceptions=False,
+        )
+
+
+def test_a_model_without_a_card_is_not_for_the_hub(letters, tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no model card README\.md: give the folder of a run"):
+        hub.export_hub(letters, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()

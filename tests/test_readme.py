@@ -1,6 +1,8 @@
-"""What the README shows works as it stands there."""
+"""What the README shows works as it stands there: a stranger's path, from the letters to one's own images."""
 
+import json
 import re
+import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +20,9 @@ from pml_slade.running.loading import load_config
 
 DATA = ("image_size", "mode", "transform", "augmentation", "workers")
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCRIPT, PARTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "script.md").read_text(), re.DOTALL)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
@@ -38,14 +42,14 @@ def test_a_few_lines_of_python_train_and_embed(tmp_path, monkeypatch, capsys):
     config = load_config(None, [*SMALL, *BEST, "data.kind=given"]).model_dump(mode="json")
     config["data"] = {k: v for k, v in config["data"].items() if k in DATA}
     few = {name: config[name] for name in ("data", "model", "teacher", "student", "epoch_steps")}
-    run(PYTHON[0].replace("seed=1", f"seed=1, progress=False, **{few!r}"))
+    run(PYTHON[0].replace("seed=1", f"seed=1, progress=False, report=False, **{few!r}"))
     assert re.search(r"'Teacher': \d.*'SLADE': \d", capsys.readouterr().out)
 
 
 @pytest.mark.once
 @pytest.mark.usefixtures("few_letters")
 def test_the_script_trains_best_and_says_what_it_gained(capsys):
-    few = PYTHON[1].replace("250", "25").replace("num_epochs=4", "num_epochs=2")
+    few = SCRIPT.replace("250", "25").replace("num_epochs=4", "num_epochs=2")
     run(few)
     assert re.search(r"^teacher \d+\.\d, SLADE \d+\.\d MAP@R$", capsys.readouterr().out, re.MULTILINE)
 
@@ -71,39 +75,77 @@ def test_the_script_is_the_preset_best():
             best_student(models, 3, 8, 5, **wrong)
 
 
+def serve_one_search(server):
+    """In place of serving for ever: the page and a search, as a browser asks for them."""
+    client = server.app.test_client()
+    assert b"Drop, paste or choose a picture" in client.get("/").data
+    assert client.post("/search", data=Path("query.jpg").read_bytes()).json["matches"]
+
+
 @pytest.mark.once
-def test_the_commands_on_own_images_run_as_they_stand_there(tmp_path, monkeypatch):
+def test_a_stranger_trains_on_eight_classes_and_looks_searches_and_exports(tmp_path, monkeypatch):
+    """Every command on own images as it stands in the README; only the training is told to be short."""
     monkeypatch.chdir(tmp_path)
     folders = write_images(tmp_path / "my")
+    for folder in sorted(folders["labeled"].iterdir())[8:]:
+        shutil.rmtree(folder)
     folders["unlabeled"].rename(tmp_path / "my" / "pool")
     folders["test"].rename(tmp_path / "my" / "other_classes")
     shutil.copy(tmp_path / "my" / "pool" / "001.jpg", "query.jpg")
-    own = [line for line in COMMANDS if "runs/mine" in line]
+    if find_spec("flask"):
+        monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", serve_one_search)
+    own = [line for line in COMMANDS if "runs/mine" in line or "pml-slade check" in line]
     assert [line.split()[1] for line in own] == [
-        "train", "embed", "evaluate", "cluster", "report", "search", "export",
-    ]  # fmt: skip
+        *("check", "train", "report", "search", "index", "serve", "embed", "evaluate", "cluster", "export")
+    ]
     for line in own:
-        words = line.replace("-k 200", "-k 8").split()[1:]  # there are 64 images
-        words += SMALL if words[0] == "train" else []
+        words = shlex.split(line.replace("-k 200", "-k 8"))[1:]  # there are 64 images
+        words += [*SMALL, *BEST, "report=true"] if words[0] == "train" else []
         if words[0] == "export" and find_spec("onnxscript") is None:
             words[words.index("onnx")] = "torchscript"
+        if words[0] == "serve" and find_spec("flask") is None:
+            continue
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, (line, result.output, result.exception)
+        if words[0] == "train":
+            assert [row["row"] for row in json.loads(Path("runs/mine/results.json").read_text())] == [
+                *("start", "teacher", "control", "slade")
+            ]
+            assert "Nothing was held out to validate on" in result.output
+            assert Path("runs/mine/report.html").stat().st_size > 10_000
+            Path("runs/mine/report.html").unlink()  # the next command writes it again
     for file in ("embeddings.npz", "clusters.csv", "runs/mine/report.html", "found.html", "mine.onnx"):
         assert Path(file).stat().st_size > 0
 
 
+@pytest.mark.once
+@pytest.mark.usefixtures("few_letters")
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    """But for fewer letters and steps."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    run("\n".join(code).replace("steps = 100", "steps = 4"))
+    printed = capsys.readouterr().out
+    assert re.search(r"^SLADE +\d+\.\d$", printed, re.MULTILINE)
+    assert "runs/notebook/report.html" in printed
+    scores = [float(score) for score in re.findall(r"^(\d\.\d{3})  ", printed, re.MULTILINE)]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert not [cell for cell in cells if cell.get("outputs")]
+
+
 def test_the_parts_stand_alone():
-    run(PYTHON[2])
+    run(PARTS)
 
 
 def test_there_are_blocks_to_run():
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 1
     assert len(COMMANDS) >= 6
 
 
 def test_make_targets_exist():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
     assert targets == ["demo", "test", "benchmark-smoke"]
     for target in targets:

@@ -7,24 +7,13 @@ import time
 
 import numpy as np
 import pytest
-import torch
-from images import write_images
+from images import write_images, write_model
 from typer.testing import CliRunner
 
 import pml_slade
 from pml_slade.cli import app
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
-from pml_slade.models import build_model, save_model
 from pml_slade.searching import ImageIndex
-
-META = {"trunk": "convnet", "embedding_size": 8, "in_channels": 1, "image_size": 16, "mode": "L"}
-
-
-def write_model(folder, seed=0):
-    torch.manual_seed(seed)
-    models = build_model("convnet", embedding_size=8, in_channels=1)
-    save_model(folder, models, META | {"transform": "small"})
-    return folder
 
 
 @pytest.fixture(scope="module")

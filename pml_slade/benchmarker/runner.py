@@ -78,7 +78,7 @@ def saved_settings(configs: Path, part: str) -> dict[str, Any]:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Train, evaluate or search as the flags say; the same command goes on where it stopped.
+    """Train, evaluate or search as the flags say; the same command resumes.
 
     Args:
         argv: powerful-benchmarker's flags, and ours (see `pml-slade benchmark --help`).
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last epoch saved", file=sys.stderr)
+        print("stopped; repeat the command to resume from the last epoch that was saved", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -141,11 +141,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="powerful-benchmarker with SLADE in it. Any other flag overrides a setting of the YAML: "
         "--patience 9, --config_experiment '[default, drawings, omniglot, contrastive]'.",
-        epilog="The same command goes on where it was stopped.",
+        epilog="If it was stopped, repeat the command: it resumes.",
     )
     add = parser.add_argument
     add("--experiment_name", required=True, help="folder of the run, below root_experiment_folder")
-    add("--resume_training", choices=["latest", "best"], help="theirs; not needed: a run goes on by itself")
+    add("--resume_training", choices=["latest", "best"], help="theirs; not needed: a run resumes by itself")
     add("--evaluate", action="store_true", help="theirs: evaluate the best models of a trained experiment")
     add("--evaluate_ensemble", action="store_true", help="theirs: evaluate all folds concatenated")
     add("--reproduce_results", metavar="FOLDER", help="theirs: train with the settings of that experiment")
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--root_config_folder", default=str(configs_folder()))
     add("--global_db_path")
     add("--pytorch_home")
-    add("--merge_argparse_when_resuming", action="store_true", help="let flags change a run that goes on")
+    add("--merge_argparse_when_resuming", action="store_true", help="let flags change a run that resumes")
     add("--quiet", "-q", action="store_true", help="no progress bars")
     return parser
 

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use a trained model": (
         searching.search,
         searching.index,
+        searching.serve,
         images.embed,
         images.cluster,
         exporting.export,

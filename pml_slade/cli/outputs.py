@@ -48,8 +48,8 @@ def write_embeddings(path: Path, vectors: Any, names: Sequence[str]) -> None:
     """Write embeddings and the names of their images, in the format of the suffix.
 
     Args:
-        path: .npz has arrays `embeddings` and `names`; .csv a column `name`, then `e0`, `e1`, ...; .parquet
-            columns `name` and `embedding`.
+        path: .npz has arrays `embeddings` and `names`; .csv a column `path`, then `e0`, `e1`, ...; .parquet
+            columns `path` and `embedding`.
         vectors: float32 (N, d).
         names: N.
     """
@@ -64,7 +64,7 @@ def _write_npz(path: Path, vectors: Any, names: Sequence[str]) -> None:
 
 def _write_csv(path: Path, vectors: Any, names: Sequence[str]) -> None:
     rows = ([name, *(f"{value:.9g}" for value in row)] for name, row in zip(names, vectors.tolist()))
-    write_table(path, ["name", *(f"e{i}" for i in range(vectors.shape[1]))], rows)
+    write_table(path, ["path", *(f"e{i}" for i in range(vectors.shape[1]))], rows)
 
 
 def _write_parquet(path: Path, vectors: Any, names: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def _write_parquet(path: Path, vectors: Any, names: Sequence[str]) -> None:
     from ..checkpoints import escaped, write_atomic
 
     content = io.BytesIO()
-    pd.DataFrame({"name": [escaped(name) for name in names], "embedding": list(vectors)}).to_parquet(content)
+    pd.DataFrame({"path": [escaped(name) for name in names], "embedding": list(vectors)}).to_parquet(content)
     write_atomic(path, content.getvalue())
 
 

@@ -26,10 +26,8 @@ def report(
 ) -> None:
     """Write a page about runs: table, curves, neighbours, hard classes, clusters and a map, in one file."""
     start_log(quiet)
-    from ..checkpoints import write_atomic
-    from ..pages.report import report_page
+    from ..pages.report import write_report
 
     file = output or runs[0] / "report.html"
-    page = report_page(runs, device, workers, batch_size, not quiet).encode("utf-8", "backslashreplace")
-    write_atomic(file, page)
-    typer.echo(f"report, {len(page) / 1e6:.1f} MB: {file}")
+    size = write_report(file, runs, device=device, workers=workers, batch_size=batch_size, progress=not quiet)
+    typer.echo(f"report, {size / 1e6:.1f} MB: {file}")

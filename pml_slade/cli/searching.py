@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +86,33 @@ def search(
     else:
         _write(output, trained, queries, matches)
         typer.echo(f"{sum(map(len, matches))} matches of {len(queries)} queries written to {output}")
+
+
+def serve(
+    model: ModelFile,
+    index_folder: Annotated[
+        Path, typer.Argument(metavar="INDEX", help="Folder that `pml-slade index` wrote.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: a free one.")] = 8000,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Open a page on this machine: drag a picture in, and see the images that look most like it."""
+    start_log(quiet)
+    from ..api import load
+    from ..searching import ImageIndex
+    from ..serving import HOST, build_app, open_port
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each picture
+    app = build_app(load(model, device, workers=0), ImageIndex.load(index_folder))
+    from werkzeug.serving import make_server
+
+    with open_port(port) as opened:
+        number = opened.getsockname()[1]
+        server = make_server(HOST, number, app, threaded=True, fd=opened.fileno())
+        typer.echo(f"open http://{HOST}:{number} in a browser; Ctrl-C stops the page")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _show(queries: Sequence[Path], matches: Sequence[Sequence[Match]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +23,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..running.rows import Result
+    from ..api import Trained
     from ..running.settings import Config
 
 PRETRAINING_STEPS = 5000
@@ -107,21 +106,21 @@ def demo(
 
 def _run(config: Config, quiet: bool, verbose: bool) -> None:
     start_log(quiet, verbose)
-    from ..running.run import Run
+    from ..api import train_rows
 
     with stoppable():
-        run = Run(config, progress=not quiet)
-        results = run.run()
-    _show(results, run.verdict(results), run.folder)
+        trained = train_rows(config, progress=not quiet)
+    _show(trained)
 
 
-def _show(results: list[Result], verdict: str, folder: Path) -> None:
+def _show(trained: Trained) -> None:
     """Print the end-of-run table and the verdict, and write them to the run's folder as Markdown."""
     from rich.table import Table
 
     from ..checkpoints import write_atomic
     from ..reports.tables import METRICS, markdown
 
+    results = trained.results
     measured = "test" if results[-1].test else "validation"
     scores = [result.test or result.validation for result in results]
     table = Table("", "steps", "images seen", *METRICS, title=f"{measured} classes, %")
@@ -132,8 +131,10 @@ def _show(results: list[Result], verdict: str, folder: Path) -> None:
         table.add_row(*rows[-1])
     console().print(table)
     text = markdown([f"{measured} classes, %", "steps", "images seen", *METRICS], rows)
-    page = f"{text}\n\n{verdict}".rstrip()
-    write_atomic(folder / "results.md", f"{page}\n".encode())
-    if verdict:
-        typer.echo(verdict)
-    typer.echo(f"models, records and this table: {folder}")
+    page = f"{text}\n\n{trained.verdict}".rstrip()
+    write_atomic(trained.folder / "results.md", f"{page}\n".encode())
+    if trained.verdict:
+        typer.echo(trained.verdict)
+    typer.echo(f"models, records and this table: {trained.folder}")
+    if trained.report:
+        typer.echo(f"the report, to open in a browser: {trained.report}")

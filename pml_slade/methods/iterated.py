@@ -12,7 +12,9 @@ from .pseudo import Pseudo, PseudoConfig
 class IteratedConfig(PseudoConfig):
     """Settings of iterated clustering."""
 
-    weight: float | None = Field(8.0, gt=0, description="null: student.unlabeled_weight")
+    weight: float | None = Field(
+        8.0, gt=0, description="weight of its loss on the pool; null: student.unlabeled_weight"
+    )
 
 
 class Iterated(Pseudo):

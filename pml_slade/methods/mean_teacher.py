@@ -14,7 +14,7 @@ from .settings import Section
 class MeanTeacherConfig(Section):
     """Settings of the mean teacher."""
 
-    weight: float = Field(1.0, gt=0, description="of its loss on the pool")
+    weight: float = Field(1.0, gt=0, description="weight of its loss on the pool")
 
 
 class MeanTeacher(TwoViewsMethod):

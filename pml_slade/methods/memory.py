@@ -15,7 +15,7 @@ from .supervised import Supervised
 class MemoryConfig(Section):
     """Settings of the memory."""
 
-    size: int = Field(8192, ge=1, description="embeddings that the cross-batch memory holds")
+    size: int = Field(8192, ge=1, description="embeddings in the cross-batch memory")
 
 
 class CrossBatchMemory(Supervised):

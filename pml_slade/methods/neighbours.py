@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class NeighboursConfig(Section):
     """Settings of the method."""
 
-    weight: float = Field(2.0, gt=0, description="of its loss on the pool")
-    temperature: float = Field(0.1, gt=0, description="of the targets, in cosines")
-    scale: float = Field(16.0, gt=0, description="of the cosines of the student's embeddings")
+    weight: float = Field(2.0, gt=0, description="weight of its loss on the pool")
+    temperature: float = Field(0.1, gt=0, description="temperature of the targets")
+    scale: float = Field(16.0, gt=0, description="factor of the cosines of the student's embeddings")
 
 
 class Neighbours(TwoViewsMethod):

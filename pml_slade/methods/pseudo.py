@@ -14,10 +14,12 @@ from .settings import NamedConfig, Section
 class PseudoConfig(Section):
     """Settings of students on pseudo-labels."""
 
-    weight: float | None = Field(16.0, gt=0, description="null: student.unlabeled_weight")
+    weight: float | None = Field(
+        16.0, gt=0, description="weight of its loss on the pool; null: student.unlabeled_weight"
+    )
     loss: NamedConfig | None = Field(
         NamedConfig(name="MultiSimilarityLoss"),
-        description="ranks the pool where student.unlabeled_loss does not; null: student.loss",
+        description="ranking loss on the pool, if student.unlabeled_loss is null; null: student.loss",
     )
 
 

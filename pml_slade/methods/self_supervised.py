@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SelfSupervisedConfig(Section):
     """Settings of the self-supervised peer."""
 
-    weight: float = Field(3.0, gt=0, description="of its loss on the pool")
-    temperature: float = Field(0.1, gt=0)
+    weight: float = Field(3.0, gt=0, description="weight of its loss on the pool")
+    temperature: float = Field(0.1, gt=0, description="temperature of its loss")
 
 
 class SelfSupervised(TwoViewsMethod):

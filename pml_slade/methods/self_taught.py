@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class SelfTaughtConfig(Section):
     """Settings of the self-taught peer."""
 
-    weight: float = Field(3.0, gt=0, description="of its loss on the pool")
+    weight: float = Field(3.0, gt=0, description="weight of its loss on the pool")
     neighbours: int = Field(
-        4, ge=1, description="nearest neighbours of each query in a batch, itself counted"
+        4, ge=1, description="nearest neighbours of each image in a batch, the image itself included"
     )
 
 

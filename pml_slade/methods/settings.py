@@ -42,12 +42,13 @@ class OptimizerConfig(Section):
 
     steps: int = Field(2000, ge=1, description="optimizer steps")
     batch_size: int = Field(32, ge=2, description="labeled images a step")
-    optimizer: str = Field("Adam", description="any of torch.optim by name")
+    optimizer: str = Field("Adam", description="name of an optimizer of torch.optim")
     optimizer_arguments: dict[str, Any] | None = Field(
-        None, description="its further arguments; null: {momentum: 0.9} for SGD and LARS, none for others"
+        None,
+        description="further arguments of the optimizer; null: {momentum: 0.9} for SGD and LARS, else none",
     )
-    lr: float | None = Field(1e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float | None = Field(1e-5, gt=0, description="learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
 
     @property
     def learning_rate(self) -> float:
@@ -65,13 +66,15 @@ class OptimizerConfig(Section):
 class ClassifierConfig(Section):
     """The vectors of the classes: Eq. 3."""
 
-    logit_scale: float | None = Field(16.0, gt=0, description="of cosines; null: W f without one")
+    logit_scale: float | None = Field(
+        16.0, gt=0, description="factor of the cosines in Eq. 3; null: the plain product W f"
+    )
     start: Literal["means", "random"] = Field(
         "means",
-        description="where they start: at the means of the classes' embeddings, unless the trunk knows "
-        "nothing yet, or at random, as the paper's",
+        description="start of the classes' vectors; means: the mean embedding of each class, unless the "
+        "trunk is untrained; random: as in the paper",
     )
-    lr: float = Field(3e-3, gt=0, description="of its vectors")
+    lr: float = Field(3e-3, gt=0, description="learning rate of the classes' vectors")
 
 
 class BasisConfig(ClassifierConfig):
@@ -79,51 +82,56 @@ class BasisConfig(ClassifierConfig):
 
     clusters: bool = Field(
         True,
-        description="a vector for each cluster, too, and Eq. 3 over them in place of a ranking loss on the "
-        "pool; ours",
+        description="one vector for each cluster, and Eq. 3 over them in place of a ranking loss on the "
+        "pool; not in the paper",
     )
     cluster_margin: float = Field(
         0.1, ge=0, description="margin by which the cosine to its own vector must exceed the others"
     )
-    regularizer: Literal["sd", "local_ce", "global_ce"] | None = Field(None, description="the paper's is sd")
-    margin: float = 0.5
-    variance_weight: float = Field(1.0, ge=0)
-    momentum: float = Field(0.99, ge=0, lt=1)
-    straight_through: bool = True
-    warmup: int = Field(0, ge=0, description="first steps, in which the basis alone is trained")
+    regularizer: Literal["sd", "local_ce", "global_ce"] | None = Field(
+        None, description="regulariser of the basis; the paper's is sd, Eq. 5"
+    )
+    margin: float = Field(0.5, description="m of Eq. 5, between the two mean similarities")
+    variance_weight: float = Field(1.0, ge=0, description="weight of the variances in Eq. 5")
+    momentum: float = Field(0.99, ge=0, lt=1, description="of the running means and variances, Eq. 6")
+    straight_through: bool = Field(True, description="let a batch have the whole gradient of Eq. 6")
+    warmup: int = Field(0, ge=0, description="first steps, in which only the basis is trained")
 
 
 class TrainingConfig(OptimizerConfig):
     """How a teacher or a student is trained."""
 
     images_per_class: int = Field(
-        2, ge=2, description="of each class in a batch, at least: more where few classes have to fill it"
+        2,
+        ge=2,
+        description="images of a class in a batch; more if there are too few classes to fill the batch",
     )
-    schedule: Literal["constant", "cosine"] = "constant"
-    embedder_lr: float | None = Field(None, gt=0, description="of the embedder; null: lr")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate")
+    embedder_lr: float | None = Field(None, gt=0, description="learning rate of the embedder; null: lr")
     average: float | None = Field(
         0.99,
         ge=0,
         lt=1,
-        description="decay of a running average of the weights, which is validated and kept and labels the "
-        "pool; null: none",
+        description="decay of the running average of the weights; the average is validated, kept, and "
+        "labels the pool; null: no average",
     )
-    loss: NamedConfig = NamedConfig.model_validate(CONTRASTIVE)
-    miner: NamedConfig | None = Field(None, description="of labeled pairs")
-    basis_weight: float = Field(1.0, ge=0, description="lambda2 of Eq. 9; the paper's is 0.25")
+    loss: NamedConfig = Field(
+        NamedConfig.model_validate(CONTRASTIVE),
+        description="ranking loss on labeled images: a loss of pytorch-metric-learning and its arguments",
+    )
+    miner: NamedConfig | None = Field(None, description="miner of labeled pairs; null: all pairs")
+    basis_weight: float = Field(1.0, ge=0, description="λ2 of Eq. 9; the paper's is 0.25")
     basis: ClassifierConfig = ClassifierConfig()
 
 
 class TeacherConfig(TrainingConfig):
     """How the teacher is trained."""
 
-    run: Path | None = Field(
-        None, description="folder of a run whose teacher is taken; null: one is trained here"
-    )
+    run: Path | None = Field(None, description="folder of a run whose teacher is used; null: one is trained")
     classifier: bool = Field(
         True,
-        description="the cross-entropy of Eq. 3 beside the ranking loss, in the teacher and in all rows that "
-        "start from it; false: the paper's teacher, control and plain student",
+        description="add the cross-entropy of Eq. 3 to the ranking loss, in the teacher and in all rows that "
+        "start from it; the paper's teacher does not have it",
     )
 
 
@@ -131,44 +139,53 @@ class StudentConfig(TrainingConfig):
     """How a student is trained, on top of what a teacher has."""
 
     unlabeled_batch_size: int = Field(32, ge=2, description="unlabeled images a step")
-    clustering: Literal["kmeans", "ward"] = Field(BEST.method, description="the paper's is kmeans")
+    clustering: Literal["kmeans", "ward"] = Field(
+        BEST.method, description="how the pool is clustered; the paper's is kmeans"
+    )
     whitening: float = Field(
         BEST.whitening,
         ge=0,
         le=1,
-        description="first divide the embeddings' principal directions by their deviations to this power",
+        description="before clustering, divide principal directions of the embeddings by their standard "
+        "deviations to this power",
     )
     smooth: bool = Field(
         BEST.smooth,
-        description="then average embeddings with their reciprocal nearest neighbours, as many as a cluster "
-        "has images",
+        description="before clustering, average each embedding with its reciprocal nearest neighbours",
     )
     num_clusters: int | None = Field(
-        None, ge=2, description="k; null: as many images a cluster as a labeled class has"
+        None,
+        ge=2,
+        description="number of clusters; null: a cluster has as many images as a labeled class on average",
     )
     min_cluster_size: int = Field(
-        BEST.min_cluster_size, ge=1, description="images of smaller clusters are left out"
+        BEST.min_cluster_size, ge=1, description="leave out images of smaller clusters"
     )
     relabel_every: int = Field(
-        1, ge=0, description="relabel the pool after so many epochs (see epoch_steps); 0: label it once"
+        1, ge=0, description="cluster the pool again after this many epochs (see epoch_steps); 0: only once"
+    )
+    iterations: int = Field(
+        1, ge=1, description="how many students follow each other; each is the teacher of the next"
+    )
+    unlabeled_weight: float = Field(
+        2.0, ge=0, description="λ1 of Eq. 9: how much the pool counts; the paper's is 1"
     )
     relabel_passes: float = Field(
         0.1,
         ge=0,
-        description="but not before so many passes over the pool: relabeling embeds it, which takes as long "
-        "as to train on a tenth of it",
+        description="least number of passes over the pool between two clusterings; embedding takes as long "
+        "as training on a tenth of it",
     )
-    iterations: int = Field(1, ge=1, description="each student becomes the next one's teacher")
-    unlabeled_weight: float = Field(2.0, ge=0, description="lambda1 of Eq. 9; the paper's is 1")
     soup: bool = Field(
         False,
-        description="keep a mean of weights: half of the control's and half of those that it started from; "
-        "two thirds of a student's with a pool and one third of those that labels alone teach from its start",
+        description="keep a mean of weights (a model soup). Control: half its own weights, half those it "
+        "started from. Students with a pool: two thirds their own weights, one third those of a student that "
+        "learned from labels alone",
     )
     unlabeled_loss: NamedConfig | None = Field(
-        None, description="ranks the pool where basis.clusters is false; null: the same as loss"
+        None, description="ranking loss on the pool, if basis.clusters is false; null: the same as loss"
     )
     mining: Literal["none", "eq7"] = Field(
-        "none", description="unlabeled pairs: all by pseudo-label, or Eq. 7 to the letter"
+        "none", description="pairs of the pool; none: all pairs, by pseudo-label; eq7: those of Eq. 7"
     )
     basis: BasisConfig = BasisConfig()

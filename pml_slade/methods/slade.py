@@ -23,8 +23,8 @@ class SladeConfig(Section):
 
     neighbours: bool | None = Field(
         None,
-        description="learn from neighbours in the pool in place of clusters, whose vectors suffer where "
-        "clusters are not pure; null: where the trunk has weights, for photographs",
+        description="learn from neighbours in the pool, not from clusters; null: true for photographs with a "
+        "pretrained trunk",
     )
 
 

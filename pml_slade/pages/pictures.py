@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..api import TrainedModel, load
 from ..clustering import unit_rows
-from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
-from ..datasets.splits import Splits, shared_labels
+from ..datasets.splits import shared_labels
 from ..exceptions import DataError
-from ..running.data import build_splits
-from ..running.rows import Row
+from ..methods import find_method
 from .folder import RunFolder
-from .retrieval import Retrieval, by_class, confusions, principal_plane, retrieve
+from .maps import plane
+from .retrieval import Retrieval, by_class, confusions, retrieve
+from .sources import Source
 from .thumbnails import Thumbnails
 
 QUERIES, NEIGHBOURS = 24, 8
 HARDEST, PAIRS, OF_A_CLASS = 30, 16, 4
 CLUSTERS, OF_A_CLUSTER = 12, 12
-MOST_OF_POOL = 20_000
+OF_A_GROUP = 6
+"""Images of the pool that are shown with their neighbours: the closest, the most doubtful, some at random."""
+MOST_OF_POOL = 5_000
 """Images of the pool that are embedded; of a larger one, whole clusters are drawn at random."""
 ON_THE_MAP, CLASSES_ON_THE_MAP = 700, 40
 
@@ -63,38 +65,12 @@ class Pictures:
 
     Args:
         run: its folder.
-        device: that computes.
-        workers: processes that read images; None: one a CPU.
-        batch_size: images at once.
-        progress: show progress bars.
-
-    Raises:
-        ConfigError: the images came from Python, so that they cannot be read again.
-        DataError: images that are gone, or have changed since the run was trained.
+        source: its images, and its models.
     """
 
-    def __init__(
-        self, run: RunFolder, device: str, workers: int | None, batch_size: int, progress: bool
-    ) -> None:
-        self.run = run
+    def __init__(self, run: RunFolder, source: Source) -> None:
+        self.run, self.source, self.splits = run, source, source.splits
         self.thumbnails = Thumbnails()
-        self._options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
-        self._batch_size = batch_size
-        self.splits: Splits = build_splits(run.config)
-        self._check_images()
-
-    def _check_images(self) -> None:
-        """Refuse images that are not those that the rows were trained and measured on."""
-        row = Row(self.run.folder, self.run.after["row"])
-        known = row.inputs().images if row.begun else {}
-        for part in (self.run.part, "gallery", "unlabeled"):
-            images: ImageDataset | None = getattr(self.splits, part)
-            if part in known and (images is None or digest(list_images(images)) != known[part]):
-                raise DataError(f"the {part} images have changed since this run was trained.")
-
-    def model(self, result: dict[str, Any]) -> TrainedModel:
-        """The model of a row."""
-        return load(self.run.folder / result["model"], **self._options)
 
     @cached_property
     def seen(self) -> Seen:
@@ -107,9 +83,8 @@ class Pictures:
         names = _names(queries, labels) | _names(gallery or queries, theirs)
         found, vectors = [], np.zeros(0)
         for result in (self.run.before, self.run.after):
-            model = self.model(result)
-            vectors = model.embed(queries, self._batch_size)
-            others = None if gallery is None else model.embed(gallery, self._batch_size)
+            vectors = self.source.embed(result["model"], queries)
+            others = None if gallery is None else self.source.embed(result["model"], gallery)
             found.append(retrieve(vectors, labels, others, None if gallery is None else theirs))
         classes = [names[label] for label in range(len(names))]
         before, after = found
@@ -186,10 +161,38 @@ class Pictures:
         others = np.flatnonzero(self.seen.theirs == label)[:OF_A_CLASS].tolist()
         return [self.thumbnails.of(self.seen.gallery, i) for i in others]
 
+    def neighbourhoods(self) -> dict[str, Any] | None:
+        """Images of the pool with their neighbours there; None for a row that did not learn from these."""
+        if not find_method(self.run.after["row"]).uses_pool or self._labels_file.is_file():
+            return None
+        pool = self.splits.unlabeled
+        looked_at = np.random.default_rng(0).permutation(len(pool))[:MOST_OF_POOL]
+        vectors = self.source.embed(self.run.after["model"], pool.subset(looked_at))
+        found = retrieve(vectors, np.zeros(len(looked_at), dtype=np.int64))
+        order = np.argsort(-found.scores[:, :NEIGHBOURS].mean(axis=1), kind="stable")
+        groups = {"Closest": order, "Most doubtful": order[::-1], "At random": np.arange(len(order))}
+        few = {title: part[:OF_A_GROUP].tolist() for title, part in groups.items()}
+
+        def shown(i: int) -> dict[str, Any]:
+            near = zip(found.positions[i, :NEIGHBOURS].tolist(), found.scores[i].tolist())
+            return {
+                "picture": self.thumbnails.of(pool, int(looked_at[i])),
+                "found": [(self.thumbnails.of(pool, int(looked_at[j])), score) for j, score in near],
+            }
+
+        return {
+            "looked_at": len(looked_at),
+            "groups": {title: [shown(i) for i in part] for title, part in few.items()},
+        }
+
+    @property
+    def _labels_file(self) -> Path:
+        """The clusters that the row learned from, if it learned from any."""
+        return (self.run.folder / self.run.after["model"]).parent / "pseudo_labels.npy"
+
     def clusters(self) -> dict[str, Any] | None:
         """The pool's tightest and most doubtful clusters; None for a run that has none."""
-        file = (self.run.folder / self.run.after["model"]).parent / "pseudo_labels.npy"
-        pool = self.splits.unlabeled
+        file, pool = self._labels_file, self.splits.unlabeled
         if not file.is_file():
             return None
         labels = np.load(file)
@@ -199,7 +202,7 @@ class Pictures:
 
     def _sheets(self, labels: np.ndarray, pool: ImageDataset) -> dict[str, Any]:
         kept = _whole_clusters(labels, MOST_OF_POOL)
-        vectors = self.model(self.run.after).embed(pool.subset(kept), self._batch_size)
+        vectors = unit_rows(self.source.embed(self.run.after["model"], pool.subset(kept)))
         vectors = unit_rows(vectors - vectors.mean(axis=0))  # all embeddings may lie close to one direction
         numbers, members = np.unique(labels[kept], return_inverse=True)
         sizes = np.bincount(members)
@@ -247,10 +250,10 @@ class Pictures:
         }
 
     def map(self) -> dict[str, Any]:
-        """Embeddings of some classes in the plane of their first two principal components."""
+        """Embeddings of some classes in a plane."""
         seen = self.seen
         images = _whole_clusters(seen.labels, ON_THE_MAP, CLASSES_ON_THE_MAP)
-        places, share = principal_plane(seen.embeddings[images])
+        places, how = plane(seen.embeddings[images])
         classes = np.unique(seen.labels[images], return_inverse=True)[1]
         number = int(classes.max()) + 1
         points = [
@@ -263,7 +266,7 @@ class Pictures:
             }
             for (x, y), c, i in zip(places, classes, images.tolist())
         ]
-        return {"points": points, "share": 100 * share, "classes": number}
+        return {"points": points, "how": how, "classes": number}
 
 
 def _names(images: ImageDataset, labels: np.ndarray) -> dict[int, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..checkpoints import write_atomic
 from ..datasets.splits import PARTS
 from ..exceptions import ConfigError, DataError
 from ..reports.tables import METRICS, cell
@@ -16,6 +17,7 @@ from .curves import COLOURS, Chart, Line, chart
 from .folder import RunFolder
 from .pictures import Pictures
 from .rendering import render
+from .sources import SavedRun, Source
 from .thumbnails import Thumbnails
 
 logger = logging.getLogger("pml_slade")
@@ -27,6 +29,7 @@ def report_page(
     workers: int | None = None,
     batch_size: int = 128,
     progress: bool = False,
+    source: Source | None = None,
 ) -> str:
     """Return the report of runs as one HTML page.
 
@@ -38,6 +41,7 @@ def report_page(
         workers: processes that read images; None: one a CPU.
         batch_size: images at once.
         progress: show progress bars.
+        source: images and models of the first run; None: they are read from its folder and its images.
 
     Raises:
         ConfigError: no run; runs of which some were measured on test images and some were not.
@@ -49,7 +53,11 @@ def report_page(
     first = folders[0]
     if len({folder.part for folder in folders}) > 1:
         raise ConfigError("runs: some have test images and some have none; report them apart.")
-    pictures, shown = _pictures(first, device, workers, batch_size, progress)
+
+    def found() -> Source:
+        return source or SavedRun(first, device, workers, batch_size, progress)
+
+    pictures, shown = _pictures(first, found)
     return render(
         "report.html",
         f"Report on {', '.join(folder.folder.resolve().name for folder in folders)}",
@@ -68,24 +76,39 @@ def report_page(
     )
 
 
-def _pictures(
-    run: RunFolder, device: str, workers: int | None, batch_size: int, progress: bool
-) -> tuple[Pictures | None, dict[str, Any]]:
+def write_report(file: str | os.PathLike[str], runs: Sequence[str | os.PathLike[str]], **options: Any) -> int:
+    """Write the report of runs, see `report_page`.
+
+    Args:
+        file: to write; UTF-8.
+        runs: their folders.
+        options: of `report_page`.
+
+    Returns:
+        How many bytes it has.
+    """
+    page = report_page(runs, **options).encode("utf-8", "backslashreplace")  # names may be any bytes
+    write_atomic(file, page)
+    return len(page)
+
+
+def _pictures(run: RunFolder, source: Callable[[], Source]) -> tuple[Pictures | None, dict[str, Any]]:
     """What is shown of images, or why nothing is."""
     try:
-        found = Pictures(run, device, workers, batch_size, progress)
+        found = Pictures(run, source())
         shown: dict[str, Any] = {
             "queries": found.queries(),
             "classes": found.classes(),
             "pairs": found.pairs(),
             "clusters": found.clusters(),
+            "pool": found.neighbourhoods(),
             "map": found.map(),
             "missing": "",
         }
         return found, shown
     except (ConfigError, DataError) as error:
         logger.warning("the report is without images: %s", error)
-        nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "map"))
+        nothing: dict[str, Any] = dict.fromkeys(("queries", "classes", "pairs", "clusters", "pool", "map"))
         return None, nothing | {"missing": str(error)}
 
 

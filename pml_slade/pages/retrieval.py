@@ -142,28 +142,3 @@ def confusions(found: Retrieval, labels: np.ndarray, theirs: np.ndarray, most: i
     return [
         Confusion(int(keys[i] // classes), int(keys[i] % classes), float(shares[i])) for i in order.tolist()
     ]
-
-
-def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
-    """Project embeddings onto their first two principal components.
-
-    Args:
-        embeddings: (N, d), brought to unit length here.
-
-    Returns:
-        (N, 2), each axis from 0 to 1, and the share of the variance that the two components hold.
-
-    Examples:
-        >>> places, share = principal_plane(np.eye(3))
-        >>> places.shape, share
-        ((3, 2), 1.0)
-    """
-    x = unit_rows(checked_embeddings(embeddings))
-    x = x - x.mean(axis=0)
-    _, sizes, axes = np.linalg.svd(x, full_matrices=False)
-    axes = np.vstack([axes, np.zeros((2, axes.shape[1]))])[:2]
-    places = x @ axes.T
-    low, high = places.min(axis=0), places.max(axis=0)
-    total = float((sizes**2).sum())
-    share = float((sizes[:2] ** 2).sum()) / total if total else 1.0
-    return (places - low) / np.maximum(high - low, 1e-12), round(share, 6)

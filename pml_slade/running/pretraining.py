@@ -217,4 +217,4 @@ def _go_on(part: torch.nn.Module, state: dict[str, torch.Tensor] | None, name: s
         logger.warning("pretraining: the %s of model.weights starts afresh: %s", name, difference)
         return
     part.load_state_dict(state)
-    logger.info("pretraining: goes on with the %s of model.weights", name)
+    logger.info("pretraining: starts from the %s of model.weights", name)

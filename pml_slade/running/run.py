@@ -135,6 +135,15 @@ class Run:
         validated = [result for result in usable if result.validation is not None]
         return max(validated, key=_map_at_r) if validated else usable[-1]
 
+    def embed(self, model: str, images: ImageDataset) -> np.ndarray:
+        """Return embeddings of images, (N, d), by a row that is done.
+
+        Args:
+            model: `Result.model` of the row.
+            images: N of the splits.
+        """
+        return self._embed(self._load(self.folder / model), images)
+
     def verdict(self, results: list[Result]) -> str:
         """What the results say of the pool, in a few sentences."""
         return verdict(results, self.config.chosen)

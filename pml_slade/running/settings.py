@@ -44,65 +44,82 @@ class DataConfig(Section):
 
     kind: Literal["images", "omniglot", "glyphs", "given"] = Field(
         "images",
-        description="your own folders or CSV lists, Omniglot's layout, the embedded letters, or data sets "
-        "given in Python",
+        description="images: your own folders or CSV lists; omniglot: Omniglot's folders; glyphs: letters "
+        "that come with the package; given: data sets handed over in Python",
     )
     labeled: Path | None = Field(
         None,
-        description="images: folder root/class/image, CSV of path,label, or a named data set, such as CUB200",
+        description="labeled images: a folder with one folder for each class, a CSV file with the columns "
+        "path and label, or the name of a data set, such as CUB200",
     )
     unlabeled: Path | None = Field(
-        None, description="images: folder, CSV or a named data set, then all of it; no labels needed"
+        None,
+        description="the pool: a folder, a CSV file, or the name of a data set, of which all images are "
+        "taken; no labels are read",
     )
     pool_labels: bool = Field(
-        False, description="images: the pool's folders are its classes, which the oracle alone may know"
+        False,
+        description="the folders of the pool are its true classes; only the row oracle reads them",
     )
     validation: Path | None = Field(
         None,
-        description="images: labeled, of classes not trained on; if it names a data set: that set's test "
-        "split",
+        description="labeled images of further classes, to choose the best epoch; if it names a data set, "
+        "its test split; null: a share of the labeled classes, see validation_fraction",
     )
     test: Path | None = Field(
         None,
-        description="images: labeled, looked at once, at the very end; if it names a data set: that set's "
-        "test split; null: the test split of `labeled` where that names a data set",
+        description="labeled images of other classes, measured once, at the end; if it names a data set, "
+        "its test split; null: the test split of data.labeled if that names a data set, else none",
     )
     gallery: Path | None = Field(
         None,
-        description="images: the test images search in these; null: the official one (InShop), else among "
-        "themselves",
+        description="labeled images that the test images are searched in; null: the official gallery "
+        "(InShop), else the test images themselves",
     )
     root: Path = Field(
         Path("datasets"),
-        description="folder of named data sets (holds CUB_200_2011, nabirds, ...) or of Omniglot",
+        description="folder that holds named data sets (CUB_200_2011, nabirds, ...) or Omniglot",
     )
-    complete: bool = Field(True, description="named data sets must be whole; false: a part will do")
+    complete: bool = Field(True, description="refuse a named data set of which images are missing")
     exclude_held_out: bool = Field(
-        True, description="leave the classes of validation and test, by name, out of a named pool"
+        True,
+        description="if the pool is a named data set, leave out its classes that have the name of a "
+        "validation or test class",
     )
-    labeled_alphabets: int | list[str] = Field(5, description="omniglot: how many, or which")
+    labeled_alphabets: int | list[str] = Field(
+        5, description="omniglot: how many alphabets are labeled, or their names"
+    )
     validation_fraction: float = Field(
-        0.2, ge=0, lt=1, description="share of the labeled classes kept for model selection; 0: none"
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the labeled classes that are not trained on, to choose the best epoch; 0: none",
     )
-    image_size: int = Field(224, ge=16)
-    mode: Literal["RGB", "L"] = "RGB"
+    image_size: int = Field(224, ge=16, description="side of the network's input, in pixels")
+    mode: Literal["RGB", "L"] = Field("RGB", description="RGB: colour; L: grey")
     transform: Literal["photo", "small"] = Field(
-        "photo", description="random crops and flips, or turns, shears and shifts for small drawings"
+        "photo",
+        description="photo: random crops and flips; small: turns, shears and shifts, for small drawings",
     )
     augmentation: Literal["mild", "strong"] | None = Field(
         None,
-        description="strong: colours, grey and blur, too; for small drawings, elastic distortion; null: mild "
-        "for photographs, whose colours tell classes apart, strong for drawings",
+        description="how much training changes images; strong adds colours, grey and blur to photographs, "
+        "and elastic distortion to drawings; null: mild for photographs, strong for drawings",
     )
     workers: int | None = Field(
-        None, ge=0, description="data loader processes; null: one a CPU for images, none for drawings"
+        None,
+        ge=0,
+        description="processes that read images; null: one for each processor for image files, none for "
+        "drawings",
     )
     unreadable: Literal["stop", "skip"] = Field(
         "stop",
-        description="images that cannot be read: stop: they are named, and nothing is trained; skip: they "
-        "are left out and counted, and every image is decoded once beforehand to find them",
+        description="what to do with images that cannot be read; stop: name them and train nothing; skip: "
+        "leave them out and count them, for which every image is read once before training",
     )
-    check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
+    check_duplicates: bool = Field(
+        True, description="look for test images in the pool, and report how many there are"
+    )
 
     @model_validator(mode="after")
     def _paths(self) -> DataConfig:
@@ -116,36 +133,45 @@ class ModelConfig(Section):
 
     trunk: str = Field(
         "",
-        description="convnet, bninception, or any torchvision or timm model by name; empty: the one that the "
-        "file of weights says it is of, or is named after, else resnet50",
+        description="the network: convnet, bninception, or the name of any model of torchvision or timm; "
+        "empty: the one that the file of weights belongs to, else resnet50",
     )
-    weights: str | None = Field("default", description="default (the library's), a file, or null")
+    weights: str | None = Field(
+        "default",
+        description="what the network starts from: default (the library's weights), a file, or null (random)",
+    )
     trunk_options: dict[str, Any] = Field(
-        {}, description="of the trunk itself, such as {img_size: 112} for a ViT; see docs/models.md"
+        {}, description="arguments of the network itself, such as {img_size: 112} for a ViT"
     )
-    embedding_size: int = Field(128, ge=1)
-    hidden_sizes: list[int] = Field([], description="hidden layers of the embedder; none: linear")
+    embedding_size: int = Field(128, ge=1, description="dimensions of an embedding")
+    hidden_sizes: list[int] = Field(
+        [], description="sizes of hidden layers between trunk and embedding; []: one linear layer"
+    )
     embedder_init: Literal["auto", "random", "principal"] = Field(
         "auto",
-        description="where a linear embedder starts: at random, or at the principal components of the "
-        "trunk's features of labeled images and pool; auto: these where the trunk has weights",
+        description="start of a linear embedder: random, or principal components of the trunk's features of "
+        "labeled images and pool; auto: principal if the trunk has weights",
     )
     embedder_whitening: float = Field(
-        0.25, ge=0, le=1, description="divide these components by their deviations to this power"
+        0.25, ge=0, le=1, description="divide these components by their standard deviations to this power"
     )
     train: str | None = Field(
         None,
-        description="all; head: the trunk is frozen, and its features are computed once; last: its last "
-        "stages, with a quarter of its weights or more, are trained, and what they start from is computed "
-        "once; or the module that these begin with, such as layer4; null: last where the trunk has weights "
-        "and the images are photographs, else all",
+        description="which part of the trunk is trained; all; head: none, its features are computed once; "
+        "last: the last stages, with at least a quarter of the weights; or the name of the first trained "
+        "module, such as layer4; null: last for photographs with a pretrained trunk, else all",
     )
-    feature_views: int = Field(5, ge=1, description="augmented views of each image, where a part is frozen")
-    features: Path = Field(Path("features"), description="folder of what a frozen part gives, for many runs")
+    feature_views: int = Field(
+        5,
+        ge=1,
+        description="augmented views of each image that are computed, if a part of the trunk is frozen",
+    )
+    features: Path = Field(
+        Path("features"), description="folder that keeps what a frozen part gives; runs share it"
+    )
     freeze_batchnorm: bool | None = Field(
         None,
-        description="keep the trunk's batch norm as it came, as the reality check does; null: where only its "
-        "last stages are trained",
+        description="do not change the trunk's batch norm; null: true if only its last stages are trained",
     )
 
     @field_validator("trunk_options")
@@ -161,36 +187,42 @@ class ModelConfig(Section):
 class PretrainingConfig(OptimizerConfig):
     """SwAV on labeled and unlabeled images, before the teacher; reads no labels (Caron et al., 2020)."""
 
-    steps: int = Field(0, ge=0, description="0: none, the teacher starts from model.weights")
+    steps: int = Field(0, ge=0, description="optimizer steps; 0: no pretraining")
     batch_size: int = Field(64, ge=2, description="images a step")
-    num_local: int = Field(6, ge=0, description="small crops of an image, beside the two large ones")
-    hidden_size: int = Field(2048, ge=0, description="of the projection head; 0: a linear one")
-    embedding_size: int = Field(128, ge=1, description="of the projection head")
+    num_local: int = Field(6, ge=0, description="small crops of each image, beside the two large ones")
+    hidden_size: int = Field(2048, ge=0, description="hidden units of the projection head; 0: it is linear")
+    embedding_size: int = Field(128, ge=1, description="outputs of the projection head")
     num_prototypes: int | None = Field(
-        None, ge=2, description="null: those of model.weights if it has any, else 300"
+        None, ge=2, description="number of prototypes; null: those of model.weights if it has any, else 300"
     )
-    temperature: float = Field(0.1, gt=0)
-    epsilon: float = Field(0.05, gt=0, description="lower helps against collapse")
-    sinkhorn_iterations: int = Field(3, ge=1)
+    temperature: float = Field(0.1, gt=0, description="of the softmax over prototypes")
+    epsilon: float = Field(0.05, gt=0, description="of Sinkhorn's algorithm; lower it against collapse")
+    sinkhorn_iterations: int = Field(3, ge=1, description="of Sinkhorn's algorithm")
     queue_batches: int | None = Field(
-        None, ge=0, description="null: until batch and queue hold an image for each prototype"
+        None, ge=0, description="past batches in the queue; null: as many as give each prototype one image"
     )
     queue_from_step: int | None = Field(
         None,
         ge=0,
-        description="null: at once with the prototypes of model.weights, else after 15 passes over the "
-        "images",
+        description="first step that uses the queue; null: 0 with the prototypes of model.weights, else "
+        "after 15 passes over the images",
     )
     freeze_prototypes: int | None = Field(
-        None, ge=0, description="first steps; null: a pass over the images, at most a tenth of the steps"
+        None,
+        ge=0,
+        description="first steps, in which the prototypes do not move; null: one pass over the images, at "
+        "most a tenth of the steps",
     )
-    optimizer: str = Field("LARS", description="LARS, as the authors, or any of torch.optim by name")
+    optimizer: str = Field(
+        "LARS", description="LARS, which the authors use, or the name of any optimizer of torch.optim"
+    )
     lr: float | None = Field(
         None,
         gt=0,
-        description="falls by a cosine to a thousandth; null: for LARS, 0.6 for 256 images a step, as theirs",
+        description="learning rate; a cosine lowers it to a thousandth; null: for LARS, 0.6 for 256 images "
+        "a step",
     )
-    weight_decay: float = Field(1e-6, ge=0)
+    weight_decay: float = Field(1e-6, ge=0, description="weight decay of the optimizer")
 
     @property
     def learning_rate(self) -> float:
@@ -219,25 +251,30 @@ MethodsConfig: Any = create_model("MethodsConfig", __base__=OwnSettings, **_SECT
 class Config(Section):
     """A whole run."""
 
-    output: Path = Field(Path("runs/run"), description="folder of the run; the same command resumes it")
-    seed: int = Field(0, ge=0)
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    output: Path = Field(Path("runs/run"), description="folder of the run; repeat the command to resume it")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: the first GPU if there is one")
     rows: list[str] = Field(
         ["start", "teacher", "control", "slade"],
-        description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such "
-        "as my_package.MyMethod; none for `pml-slade pretrain`",
+        description=f"what to train and compare: any of {', '.join(METHODS)}, or a method of your own, such "
+        "as my_package.MyMethod",
     )
-    epoch_steps: int = Field(250, ge=1, description="steps between validations and checkpoints")
+    report: bool = Field(True, description="write report.html at the end of the run")
+    epoch_steps: int = Field(
+        250,
+        ge=1,
+        description="steps in an epoch; after each, the model is validated and a checkpoint is written",
+    )
     checkpoint_minutes: float = Field(
         10.0,
         gt=0,
-        description="a checkpoint is written after so many minutes, too, at the end of a step",
+        description="write a checkpoint after this many minutes, too, at the end of a step",
     )
     tolerance: float = Field(
         1.0,
         ge=0,
-        description="keep the last epoch whose validation MAP@R is less than this many points below the "
-        "best; 0: keep the best one",
+        description="keep the last epoch whose validation MAP@R is less than this many points below the best "
+        "epoch's; 0: keep the best epoch",
     )
     data: DataConfig
     model: ModelConfig = ModelConfig()

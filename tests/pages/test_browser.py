@@ -1,7 +1,12 @@
 """Pages in a real browser: Chromium, driven by Playwright (`pip install -e '.[browser]'`)."""
 
+import os
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from images import small_config, write_images
@@ -10,11 +15,14 @@ import pml_slade
 from pml_slade.pages.report import report_page
 from pml_slade.pages.sheet import search_page
 from pml_slade.running.run import Run
+from pml_slade.serving import LARGEST_UPLOAD, build_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.once, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
+ROOT = Path(__file__).parents[2]
+SITE = {"home": "index.html", "tutorial": "tutorial/index.html", "settings": "settings/index.html"}
 WINDOWS = {"desktop": (1280, 900, "light"), "dark": (1280, 900, "dark"), "phone": (390, 844, "dark")}
 CONTRAST = """() => {
   const light = (c) => { const v = c / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
@@ -61,12 +69,46 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def served(files):
+    """Address of the page that searches by image, over the pool of the small run."""
+    pytest.importorskip("flask", reason="needs flask")
+    from werkzeug.serving import make_server
+
+    folder = files["report"].parent
+    model = pml_slade.load(folder / "run", "cpu", workers=0)
+    server = make_server("127.0.0.1", 0, build_app(model, model.index(folder / "images" / "unlabeled")))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Folder of the documentation as pages."""
+    pytest.importorskip("mkdocs", reason="needs mkdocs")
+    pytest.importorskip("material", reason="needs mkdocs-material")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    return folder
+
+
 @pytest.fixture
-def opened(browser, files):
+def opened(browser, files, request):
     """Opens a page in a window; fails on errors, and on whatever is fetched from elsewhere."""
     contexts, troubles = [], []
 
+    def address_of(name):
+        if name == "serve":
+            return request.getfixturevalue("served")
+        if name in SITE:
+            return (request.getfixturevalue("site") / SITE[name]).as_uri()
+        return files[name].as_uri()
+
     def open_page(window="desktop", name="report"):
+        address = address_of(name)
+        allowed = (address, "blob:", "data:") if name == "serve" else ("file:", "data:")
         width, height, scheme = WINDOWS[window]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
@@ -75,9 +117,9 @@ def opened(browser, files):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on(
             "request",
-            lambda r: troubles.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+            lambda r: troubles.append(r.url) if not r.url.startswith(allowed) else None,
         )
-        page.goto(files[name].as_uri())
+        page.goto(address)
         return page
 
     yield open_page
@@ -86,7 +128,7 @@ def opened(browser, files):
     assert troubles == []
 
 
-@pytest.mark.parametrize("name", ["report", "search"])
+@pytest.mark.parametrize("name", ["report", "search", "serve"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name, tmp_path):
     page = opened(window, name)
@@ -98,9 +140,18 @@ def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name,
     assert (tmp_path / f"{window}.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", ["report", "search", "serve", *SITE])
+@pytest.mark.parametrize("window", ["desktop", "dark"])
+def test_axe_finds_no_fault_of_accessibility(opened, window, name):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(opened(window, name), options={"preload": False}).response
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]] == []
+    assert len(found["passes"]) > 15
+
+
 def test_a_search_box_leaves_what_matches(opened):
     page = opened()
-    cards = page.locator("#queries section")
+    cards = page.locator("#queries details")
     assert cards.count() >= 8
     page.fill("#find-query", "test 02")
     texts = [
@@ -142,12 +193,33 @@ def test_queries_are_sorted_by_a_choice(opened):
     page = opened()
 
     def gains():
-        cards = page.locator("#queries section")
+        cards = page.locator("#queries details")
         return [float(cards.nth(i).get_attribute("data-gain")) for i in range(cards.count())]
 
     assert gains() == sorted(gains(), reverse=True)
     page.select_option("#sort-queries", "gain up")
     assert gains() == sorted(gains())
+
+
+def test_a_query_is_opened_and_shows_before_beside_after(opened):
+    page = opened()
+    query = page.locator("#queries details").nth(5)
+    assert not query.locator(".strip").first.is_visible()
+    query.locator("summary").click()
+    before, after = (query.locator(".beside > div").nth(i) for i in (0, 1))
+    assert before.locator("p").first.inner_text().startswith("Teacher: ")
+    assert after.locator("p").first.inner_text().startswith("SLADE: ")
+    assert before.locator("figure").count() == after.locator("figure").count() == 8
+    left, right = before.bounding_box(), after.bounding_box()
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+    query.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert not before.is_visible()
+    page.click("[data-open=queries]")
+    assert page.locator("#queries details:not([open])").count() == 0
+    page.click("[data-open=queries]")
+    assert page.locator("#queries details[open]").count() == 0
 
 
 def test_a_point_of_the_map_shows_its_image(opened):
@@ -165,6 +237,38 @@ def test_a_point_of_the_map_shows_its_image(opened):
     assert page.inner_text("#shown").strip() == first
     page.fill("#map-find", "test 01")
     assert page.locator("#map circle:not(.dim)").count() == 8
+
+
+DROP = """(bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+  dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+}"""
+
+
+def test_a_picture_that_is_dropped_finds_its_neighbours(opened, files):
+    page = opened(name="serve")
+    query = sorted((files["report"].parent / "images" / "unlabeled").glob("*.png"))[0]
+    page.evaluate(DROP, list(query.read_bytes()))
+    page.wait_for_selector("#matches button")
+    assert page.inner_text("#status") == "24 images found."
+    first = page.locator("#matches button").first
+    assert first.inner_text() == f"1.000 {query.name}"
+    page.wait_for_function("document.querySelector('#matches img').naturalWidth > 0")
+    first.press("Enter")  # it is searched with, and does not find itself
+    page.wait_for_function(f"!document.querySelector('#matches').textContent.includes('{query.name}')")
+    assert page.locator("#matches button").count() == 24
+
+
+def test_a_file_that_is_no_image_or_too_large_is_told(opened, tmp_path, served):
+    page = opened(name="serve")
+    (tmp_path / "large.png").write_bytes(bytes(LARGEST_UPLOAD + 1))
+    page.set_input_files("#file", tmp_path / "large.png")
+    assert page.inner_text("#status") == "The file is larger than 20 MB."
+    page.evaluate("latest = 0; window.fetch = async () => ({ json: async () => ({ error: 'This file' }) })")
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"nothing"})
+    page.wait_for_function("document.querySelector('#status').textContent === 'This file'")
+    assert not page.is_visible("#found")
 
 
 def test_the_keyboard_reaches_everything(opened):

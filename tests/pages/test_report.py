@@ -15,8 +15,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import pml_slade
+from pml_slade import api
 from pml_slade.cli import app
-from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.pages.folder import RunFolder
 from pml_slade.pages.report import report_page, summary, table
 from pml_slade.reports.tables import cell
@@ -76,10 +77,10 @@ def test_neighbours_are_marked_as_the_models_find_them(run, folders):
         order = np.argsort(-row)
         if row[order[7]] - row[order[8]] > 1e-6:  # else rounding decides which is the eighth
             right[images.name(i)] = int((images.labels[order[:8]] == images.labels[i]).sum())
-    cards = re.findall(r'<section class="card".*?</section>', page, re.DOTALL)
+    cards = re.findall(r'<details class="card".*?</details>', page, re.DOTALL)
     assert len(cards) == 24
     for card in cards:
-        name = re.search(r'class="query" title="([^"]+)"', card)[1]
+        name = re.search(r"Query: ([^<]+)</p>", card)[1]
         if name not in right:
             continue
         assert f"SLADE: {right[name]} of 8 right" in card
@@ -101,6 +102,53 @@ def test_the_command_writes_the_page_into_the_runs_folder(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert sections((folder / "report.html").read_text()) == ALL
     assert str(folder / "report.html") in result.output.replace("\n", "")
+
+
+def test_a_run_ends_with_its_report(folders, tmp_path):
+    settings = [*SMALL, "rows=[control,slade]", "report=true", f"output={tmp_path / 'run'}"]
+    paths = [f"--{part}={folder}" for part, folder in folders.items()]
+    result = CliRunner().invoke(app, ["train", *settings, *paths, "-q"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = (tmp_path / "run" / "report.html").read_text()
+    assert sections(written) == ALL
+    assert written == report_page([tmp_path / "run"], "cpu", 0)
+    assert "report.html" in result.output.replace("\n", "")
+
+
+def test_images_given_in_python_are_in_the_report_of_the_runs_end(tmp_path):
+    settings = load_config(None, [*SMALL, *BEST, "data.kind=given", "report=true"]).model_dump(mode="json")
+    trained = pml_slade.train(splits=splits(), progress=False, **settings | {"output": str(tmp_path / "run")})
+    assert sections(trained.report.read_text()) == ALL
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), DataError("gone"), MemoryError()])
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog, error):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(api, "write_report", fails)
+    config = small_config({}, tmp_path / "run", "data.kind=given", "rows=[teacher]", "report=true")
+    trained = api.train_rows(config, False, splits())
+    assert trained.report is None
+    assert [result.row for result in trained.results] == ["teacher"]
+    assert f"its report could not be written: {type(error).__name__}: {error}" in caplog.text
+
+
+def test_a_run_without_clusters_shows_neighbours_in_the_pool(folders, tmp_path):
+    settings = ("rows=[slade]", "methods.slade.neighbours=true", "student.basis.regularizer=null")
+    Run(small_config(folders, tmp_path / "run", *BEST, *settings), progress=False).run()
+    page = report_page([tmp_path / "run"], "cpu", 0)
+    assert sections(page) == [name if name != "clusters" else "pool" for name in ALL]
+    shown = page.split('id="pool"')[1].split("<h2")[0]
+    model = pml_slade.load(tmp_path / "run" / "slade", "cpu", workers=0)
+    vectors = model.embed(folders["unlabeled"])
+    cosines = np.sort(vectors @ vectors.T - 2 * np.eye(len(vectors)), axis=1)[:, ::-1][:, :8]
+    closest = cosines[np.argmax(cosines.mean(axis=1))]
+    first = shown.split("</h3>")[1].split("</div>")[0]
+    assert [float(c) for c in re.findall(r"<figcaption>([\d.-]+)<", first)] == pytest.approx(
+        closest, abs=2e-3
+    )
+    assert shown.count('class="query"') == 3 * 6
 
 
 def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pml_slade.evaluation import evaluate
-from pml_slade.pages.retrieval import by_class, confusions, principal_plane, retrieve
+from pml_slade.pages.retrieval import by_class, confusions, retrieve
 
 
 @pytest.fixture
@@ -57,13 +57,3 @@ def test_confusions_are_those_of_a_slow_loop(points):
     pairs = confusions(found, labels, labels, 100)
     assert {(p.first, p.second): p.share for p in pairs} == pytest.approx(expected)
     assert [p.share for p in pairs] == sorted((p.share for p in pairs), reverse=True)
-
-
-def test_the_plane_keeps_what_varies_most():
-    rng = np.random.default_rng(0)
-    x = np.hstack([np.ones((50, 1)), rng.normal(size=(50, 1)) * 0.3, rng.normal(size=(50, 3)) * 1e-3])
-    places, share = principal_plane(x)
-    assert abs(np.corrcoef(places[:, 0], x[:, 1])[0, 1]) > 0.95
-    assert share > 0.99
-    assert places.min() == 0
-    assert places.max() == 1

@@ -15,6 +15,16 @@ for (const box of document.querySelectorAll("[data-filter]")) {
   });
 }
 
+// Lists of what can be opened: a button opens all, and closes them again.
+for (const button of document.querySelectorAll("[data-open]")) {
+  button.addEventListener("click", () => {
+    const items = [...document.getElementById(button.dataset.open).querySelectorAll("details")];
+    const open = items.some((item) => !item.open);
+    for (const item of items) item.open = open;
+    button.textContent = open ? "Close all" : "Open all";
+  });
+}
+
 // Tables: a heading sorts by its column, numbers by value.
 const value = (row, column) => {
   const cell = row.cells[column];

@@ -8,7 +8,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test unit legacy benchmark-smoke upstream lint format types docs clean
+# Scripts that share what tests use.
+FAULTS = PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m
+
+.PHONY: demo test unit legacy benchmark-smoke upstream reliability stress lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -32,6 +35,16 @@ benchmark-smoke: .venv-benchmark/ready
 # The contribution to PML, made anew, laid over a copy of the installed PML and tested there.
 upstream: .venv/ready
 	$(PY) upstream/contribution.py --try
+
+# Everything on the fault bench, tried anew, and docs/reliability.md from what came.
+reliability: .venv/ready
+	$(FAULTS) faults.reliability
+
+# 100 kills at random moments, two runs at once, a thousand forgeries of a run's folder, 5,000 images with faults.
+stress: .venv/ready
+	$(FAULTS) faults.stress
+	$(FAULTS) faults.fuzz
+	$(FAULTS) faults.look
 
 lint: .venv/ready
 	$(PY) -m ruff check .

@@ -15,7 +15,7 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "faults", "functional", "lazy", "presets"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets", "strangers"},
     {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
@@ -34,9 +34,10 @@ ONLY = {
     "distances": {"functional"},
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
-    "checkpoints": {"exceptions"},
+    "checkpoints": {"exceptions", "strangers"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
+    "strangers": set(),
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "evaluation", "exceptions"},
 }

@@ -13,7 +13,7 @@ from ..clustering import unit_rows
 from ..datasets.fingerprints import digest, list_images
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, shared_labels
-from ..exceptions import DataError
+from ..exceptions import CheckpointError, DataError
 from ..running.data import build_splits
 from ..running.rows import Row
 from .folder import RunFolder
@@ -192,7 +192,12 @@ class Pictures:
         pool = self.splits.unlabeled
         if not file.is_file():
             return None
-        labels = np.load(file)
+        try:
+            labels = np.array(np.load(file, mmap_mode="r"))
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
+        if labels.ndim != 1 or labels.dtype.kind != "i":
+            raise CheckpointError(f"{file} is damaged: labels are whole numbers; delete it.")
         if len(labels) != len(pool):
             raise DataError(f"{file} has {len(labels)} labels for the pool's {len(pool)} images.")
         return self._sheets(labels, pool)

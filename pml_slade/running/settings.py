@@ -391,7 +391,7 @@ def explain(error: Any, section: type[BaseModel], prefix: str = "") -> str:
         return f"{path}: missing; give it in the config file or as {path}=..."
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"{path}: {error['msg']}, got {error['input']!r}"
+    return f"{path}: {error['msg']}, got {error['input']!r:.200}"
 
 
 def all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from ..averages import ModelAverage
 from ..checkpoints import Checkpoints
 from ..compat import silent_epochs
-from ..exceptions import CheckpointError, DivergedError
+from ..exceptions import CheckpointError, DivergedError, SladeError
 from ..faults import told
 from ..trainers import load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
+from .restoring import check_best, check_history, check_like, check_optimizer
 
 logger = logging.getLogger("pml_slade")
 
@@ -192,17 +193,29 @@ def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
         return 0
     epoch, state = found
     try:
+        _check(stage, state)
         load_trainer_state(stage.trainer, state["trainer"])
         if stage.average is not None:
             stage.average.load_state_dict(state["average"])
         stage.history, stage.best = state["history"], state["best"]
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SladeError) as error:
         raise CheckpointError(
             f"checkpoint-{epoch}.pt in {checkpoints.folder} is none of {stage.name} "
             f"({' '.join(str(error).split())[:200]}): delete {stage.folder} to begin it again."
         ) from error
     logger.info("%s: going on after step %d", stage.name, epoch * stage.trainer.iterations_per_epoch)
     return epoch
+
+
+def _check(stage: Stage, state: dict[str, Any]) -> None:
+    """Refuse a state that is none of this stage, before anything of it is used."""
+    own = _state(stage)
+    optimizers = stage.trainer.optimizers
+    check_like(state, {**own, "history": [], "best": None})
+    check_history(state["history"])
+    check_best(state["best"], stage.models)
+    for name, found in state["trainer"]["optimizers"].items():
+        check_optimizer(found["state"], optimizers[name], name)
 
 
 def _load(part: dict[str, Any], states: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with Python and make: `make demo` and `make test`.
 PYTHON ?= python3
 PY := .venv/bin/python
+# The lowest versions have no wheels for new Pythons.
+LOWEST_PYTHON ?= 3.10
 BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 # Python starts many times here: it keeps what it compiles, whatever the environment says.
@@ -11,7 +13,7 @@ PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 # Scripts that share what tests use.
 FAULTS = PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m
 
-.PHONY: demo test unit legacy benchmark-smoke upstream reliability stress lint format types docs clean
+.PHONY: demo test unit legacy benchmark-smoke upstream reliability stress lowest pythons lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -46,6 +48,15 @@ stress: .venv/ready
 	$(FAULTS) faults.fuzz
 	$(FAULTS) faults.look
 
+# The tests with the lowest versions that pyproject.toml allows, as uv resolves them.
+lowest: .venv-lowest/ready
+	$(call PYTEST,.venv-lowest/bin/python)
+
+# The tests under other Pythons, which uv fetches where they are not installed; `make pythons PYTHONS=3.12`.
+PYTHONS ?= 3.10 3.12 3.13
+pythons: $(PYTHONS:%=.venv-%/ready)
+	for version in $(PYTHONS); do $(call PYTEST,.venv-$$version/bin/python) || exit 1; done
+
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -72,5 +83,15 @@ docs: .venv/ready
 	$(INSTALL) $(BENCHMARK) -e '.[dev,benchmarker]'
 	touch $@
 
+.venv-lowest/ready: .venv/ready
+	.venv/bin/uv venv --quiet --allow-existing --python $(LOWEST_PYTHON) .venv-lowest
+	$(INSTALL) .venv-lowest/bin/python --resolution lowest-direct -e '.[dev,pretraining]'
+	touch $@
+
+.venv-3.%/ready: .venv/ready
+	.venv/bin/uv venv --quiet --allow-existing --python 3.$* .venv-3.$*
+	$(INSTALL) .venv-3.$*/bin/python -e '.[dev,pretraining]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-benchmark site build *.egg-info
+	rm -rf .venv .venv-benchmark .venv-lowest .venv-3.* site build *.egg-info

@@ -153,6 +153,7 @@ def _in_child(target, arguments, files, environment, before):
         os.dup2(handle, descriptor)
         os.close(handle)
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # loader processes start as they do in a command
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if before is not None:
         before()

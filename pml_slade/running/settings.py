@@ -101,7 +101,16 @@ class DataConfig(Section):
         description="images that cannot be read: stop: they are named, and nothing is trained; skip: they "
         "are left out and counted, and every image is decoded once beforehand to find them",
     )
-    check_duplicates: bool = Field(True, description="look for test images in the pool, and report them")
+    check_duplicates: bool = Field(
+        True,
+        description="look for pool and labeled images that equal validation, test or gallery images, or "
+        "nearly do, and report them",
+    )
+    leave_out_duplicates: bool = Field(
+        False,
+        description="leave such images out of the pool, whenever a run is started; every image is decoded "
+        "once for it",
+    )
 
     @model_validator(mode="after")
     def _paths(self) -> DataConfig:

@@ -342,6 +342,8 @@ def _read(path: Path) -> dict[Any, Any]:
         if not isinstance(state, dict):
             raise TypeError("it holds no state")
         return state
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the parts of a forged file make torch do
         raise CheckpointError(f"{path} cannot be read by torch {torch.__version__}") from error
 

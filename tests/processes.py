@@ -17,12 +17,14 @@ HERE = (Path(pml_slade.__file__).parents[1], Path(__file__).parent)
 PRELOADED = ("pml_slade.cli", "pml_slade.api", "pml_slade.running.run", "pml_slade.exporting", "images")
 LINES = {"COLUMNS": "500", "OMP_NUM_THREADS": "1"}
 """Environment in which a message is a line."""
+OF_PML = 'optimizers is missing "trunk_optimizer"'
+"""What PML's own trainer says of a frozen trunk, which is no fault."""
 
 
 def forking():
     """Multiprocessing whose processes are forked from one that has imported the package."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", *PRELOADED])
+    context.set_forkserver_preload(["processes", "pytest", *PRELOADED])
     return context
 
 
@@ -48,7 +50,7 @@ class Running:
             file.read_text(encoding="utf-8", errors="surrogateescape") for file in (self._out, self._err)
         )
         self._folder.cleanup()
-        return code, err.splitlines()
+        return code, [line for line in err.splitlines() if line != OF_PML]
 
     def wait_for(self, folder, pattern="checkpoint-*.pt", timeout=120):
         """Until such a file is there, or the process has ended."""

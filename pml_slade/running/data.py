@@ -30,7 +30,7 @@ logger = logging.getLogger("pml_slade")
 MIN_CLASSES_FOR_VALIDATION = 10
 SHOWN = 10
 """Images that a message names."""
-HELD_OUT = ("validation", "test", "gallery")
+HELD_OUT = ("test", "gallery", "validation")
 LEARNED = {"pool": "unlabeled", "labeled": "labeled"}
 REMEDIES = {
     "pool": "Take these images out of the pool, or set data.leave_out_duplicates=true",

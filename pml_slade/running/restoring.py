@@ -12,15 +12,17 @@ from ..exceptions import CheckpointError
 NUMBERS = (bool, int, float)
 
 
-def check_like(found: Any, own: Any, where: str = "state") -> None:
-    """Make sure that a state has the keys, types and shapes of another one.
+def check_like(found: Any, own: Any, where: str = "state", whole: bool = False) -> None:
+    """Make sure that a state has no other keys, types and shapes than another one.
 
-    What that one does not have yet, an empty list, an empty dict or None, may hold plain values.
+    It may lack some, which an older torch did not write. What the other one does not have yet, an empty list,
+    an empty dict or None, may hold plain values.
 
     Args:
         found: from a file.
         own: of the same thing as it is now.
         where: for messages.
+        whole: it may lack nothing.
 
     Raises:
         CheckpointError: says where they differ.
@@ -39,18 +41,17 @@ def check_like(found: Any, own: Any, where: str = "state") -> None:
             raise CheckpointError(f"{where} is {_told(found)}, not {_told(own)}")
         _check_plain(found, where)
     elif isinstance(own, Mapping):
-        if not isinstance(found, Mapping) or set(found) != set(own):
-            keys = set(found) ^ set(own) if isinstance(found, Mapping) else own
-            raise CheckpointError(
-                f"{where} is {_told(found)}; it differs in {', '.join(map(str, keys)):.100}"
-            )
-        for key, value in own.items():
-            check_like(found[key], value, f"{where}[{key!r}]")
+        if not isinstance(found, Mapping):
+            raise CheckpointError(f"{where} is {_told(found)}, not {_told(own)}")
+        if wrong := [key for key in found if key not in own] or [k for k in own if whole and k not in found]:
+            raise CheckpointError(f"{where} differs in {', '.join(map(str, wrong)):.100}")
+        for key, value in found.items():
+            check_like(value, own[key], f"{where}[{key!r}]", whole)
     elif isinstance(own, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != len(own):
             raise CheckpointError(f"{where} is {_told(found)}, not {_told(own)}")
         for i, value in enumerate(own):
-            check_like(found[i], value, f"{where}[{i}]")
+            check_like(found[i], value, f"{where}[{i}]", whole)
     elif isinstance(own, NUMBERS):
         if not isinstance(found, NUMBERS):
             raise CheckpointError(f"{where} is {_told(found)}, not {_told(own)}")
@@ -94,7 +95,7 @@ def check_best(found: Any, models: Mapping[str, nn.Module]) -> None:
     """
     if found is not None:
         own = {"score": 0.0, "epoch": 0, "models": {key: part.state_dict() for key, part in models.items()}}
-        check_like(found, own, "best")
+        check_like(found, own, "best", whole=True)
 
 
 def _are_numbers(row: dict[Any, Any]) -> bool:

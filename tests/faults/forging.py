@@ -29,7 +29,7 @@ LONG = 1 << 21
 def values(decoy, rng):
     """What a field is replaced by."""
     deep = current = []
-    for _ in range(500):
+    for _ in range(100):
         current.append([])
         current = current[0]
     all_of_them = [
@@ -213,7 +213,8 @@ def _packed_text(file, decoy, rng):
 def _table(file, decoy, rng):
     rows = list(csv.reader(file.read_text().splitlines()))
     tree, path, value = _field(rows, decoy, rng)
-    text = "\n".join(",".join(map(str, row)) if isinstance(row, list) else str(row) for row in tree or [])
+    rows = tree if isinstance(tree, list) else [tree]
+    text = "\n".join(",".join(map(str, row)) if isinstance(row, list) else str(row) for row in rows)
     file.write_bytes(text.encode("utf-8", "replace"))
     return path, value
 

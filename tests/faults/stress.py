@@ -43,12 +43,6 @@ def train(folders, run, *settings):
     return Forked(pml_slade_command, "train", *paths, "-o", run, *settings, features, "-q")
 
 
-def end(running):
-    """Exit code, and lines on standard error but that of PML about a trunk that is frozen."""
-    code, lines = running.end()
-    return code, [line for line in lines if line != 'optimizers is missing "trunk_optimizer"']
-
-
 def outcome(folder):
     """All that a run came to, file by file, in a form that can be compared exactly.
 
@@ -96,7 +90,7 @@ def kill(folder, kills, terms, seed=0, say=print):
     Forked(script, "").end()  # the first one imports the package
     begun = time.monotonic()
     # the same folder by name: a run's config names where its features are
-    code, lines = end(train(folders, folder / "run", *SETTINGS))
+    code, lines = train(folders, folder / "run", *SETTINGS).end()
     assert (code, lines) == (0, []), lines
     duration, expected = time.monotonic() - begun, outcome(folder / "run")
     signals = rng.permutation([signal.SIGTERM] * terms + [signal.SIGKILL] * (kills - terms)).tolist()
@@ -109,7 +103,7 @@ def kill(folder, kills, terms, seed=0, say=print):
             time.sleep(rng.uniform(0, 0.5 * duration))
             wanted = signals[-1] if signals else 0
             was_running = running.signal(wanted).runs() if wanted else True
-            code, lines = end(running)
+            code, lines = running.end()
             if code == 0:
                 assert lines == [], lines
                 break

@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with Python and make: `make demo` and `make test`.
 PYTHON ?= python3
 PY := .venv/bin/python
+# The lowest versions have no wheels for new Pythons.
+LOWEST_PYTHON ?= 3.10
 BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 # Python starts many times here: it keeps what it compiles, whatever the environment says.
@@ -12,7 +14,10 @@ GPU_PYTHON ?= $(PY)
 PHOTOS ?= photos
 WEIGHTS ?= weights.safetensors
 
-.PHONY: demo test unit legacy gpu benchmark-smoke upstream lint format types docs clean
+# Scripts that share what tests use.
+FAULTS = PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m
+
+.PHONY: demo test unit legacy gpu benchmark-smoke upstream reliability stress lowest pythons lint format types docs clean
 
 demo: .venv/ready
 	$(PY) -m pml_slade demo
@@ -45,6 +50,25 @@ benchmark-smoke: .venv-benchmark/ready
 upstream: .venv/ready
 	$(PY) upstream/contribution.py --try
 
+# Everything on the fault bench, tried anew, and docs/reliability.md from what came.
+reliability: .venv/ready
+	$(FAULTS) faults.reliability
+
+# 100 kills at random moments, two runs at once, a thousand forgeries of a run's folder, 5,000 images with faults.
+stress: .venv/ready
+	$(FAULTS) faults.stress
+	$(FAULTS) faults.fuzz
+	$(FAULTS) faults.look
+
+# The tests with the lowest versions that pyproject.toml allows, as uv resolves them.
+lowest: .venv-lowest/ready
+	$(call PYTEST,.venv-lowest/bin/python)
+
+# The tests under other Pythons, which uv fetches where they are not installed; `make pythons PYTHONS=3.12`.
+PYTHONS ?= 3.10 3.12 3.13
+pythons: $(PYTHONS:%=.venv-%/ready)
+	for version in $(PYTHONS); do $(call PYTEST,.venv-$$version/bin/python) || exit 1; done
+
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -72,5 +96,15 @@ docs: .venv/ready
 	$(INSTALL) $(BENCHMARK) -e '.[dev,benchmarker]'
 	touch $@
 
+.venv-lowest/ready: .venv/ready
+	.venv/bin/uv venv --quiet --allow-existing --python $(LOWEST_PYTHON) .venv-lowest
+	$(INSTALL) .venv-lowest/bin/python --resolution lowest-direct -e '.[dev,pretraining]'
+	touch $@
+
+.venv-3.%/ready: .venv/ready
+	.venv/bin/uv venv --quiet --allow-existing --python 3.$* .venv-3.$*
+	$(INSTALL) .venv-3.$*/bin/python -e '.[dev,pretraining]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-benchmark site build *.egg-info
+	rm -rf .venv .venv-benchmark .venv-lowest .venv-3.* site build *.egg-info

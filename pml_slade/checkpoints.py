@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import re
 import shutil
 import uuid
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.strangers import check_zip
 
 logger = logging.getLogger("pml_slade")
 
@@ -351,8 +351,14 @@ def _verify(path: Path) -> None:
 def _read(path: Path) -> dict[Any, Any]:
     _verify(path)
     try:
-        return _decode(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        check_zip(path)
+        state = _decode(torch.load(path, map_location="cpu", weights_only=True))
+        if not isinstance(state, dict):
+            raise TypeError("it holds no state")
+        return state
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the parts of a forged file make torch do
         raise CheckpointError(f"{path} cannot be read by torch {torch.__version__}") from error
 
 

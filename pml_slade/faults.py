@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ REMEDIES = {
     errno.ENOENT: "Bring it back, or choose another place",
 }
 LESS_MEMORY = "Lower batch_size, data.image_size or data.workers, or close other programs"
+FEWER_WORKERS = "Lower data.workers or data.image_size"
 OUT_OF_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|map segment", re.I
 )
@@ -96,6 +98,8 @@ def explain(error: BaseException) -> str | None:
     if FROM_WORKER.match(text):
         text = _of_worker(text)
     first = " ".join(text.split("\n", 1)[0].split())
+    if isinstance(error, (EOFError, ConnectionError)) and _in_loader(error):
+        return f"A process that reads images ended early, most likely as memory ran out. {FEWER_WORKERS}."
     if isinstance(error, MemoryError) or "OutOfMemoryError" in _kinds(error):
         return f"Out of memory{f' ({first})' if first else ''}. {LESS_MEMORY}."
     if isinstance(error, OSError) and error.errno is not None:
@@ -115,10 +119,7 @@ def _of_system(error: OSError) -> str:
 
 def _of_torch(text: str) -> str | None:
     if dead := DEAD_WORKER.search(text):
-        return (
-            f"A process that reads images {dead[1]}, most likely because memory ran out. Lower data.workers "
-            "or data.image_size."
-        )
+        return f"A process that reads images {dead[1]}, most likely because memory ran out. {FEWER_WORKERS}."
     if SHARED_MEMORY.search(text):
         return f"Shared memory is used up ({text}). Lower data.workers (0 needs none), or allow more of it."
     if OUT_OF_MEMORY.search(text):
@@ -130,6 +131,12 @@ def _of_worker(text: str) -> str:
     """The message of the error itself, from the traceback that torch makes of it."""
     found = list(OF_ERROR.finditer(text))
     return " ".join(text[found[-1].end() :].split()) if found else text
+
+
+def _in_loader(error: BaseException) -> bool:
+    """Whether it was raised while something came from a process that reads images."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "torch.utils.data.dataloader" for frame, _ in frames)
 
 
 def _kinds(error: BaseException) -> set[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,15 @@ import numpy as np
 from .checkpoints import write_atomic, write_json_atomic
 from .clustering import checked_embeddings, unit_rows
 from .exceptions import CheckpointError, ConfigError, DataError
+from .strangers import read_json
 
 VECTORS, NAMES = "images.faiss", "images.json"
 FORMAT = 1
+MOST_NAMES = 1 << 27
+"""Bytes of the file of names."""
+HEAD = struct.Struct("<4siqqq?iQ")
+"""Of faiss' file of a flat index: kind, size, number, two of no use, trained, metric, values."""
+KINDS = (b"IxFI", b"IxFl")
 
 
 @dataclass(frozen=True)
@@ -173,14 +179,46 @@ class ImageIndex:
                 f"There is no index {folder}: write one with `pml-slade index RUN FOLDER -o {folder}`."
             )
         try:
-            facts = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+            facts = _facts(read_json(folder / NAMES, MOST_NAMES))
+            found = _vectors_in(folder / VECTORS)
+            if found != len(facts["names"]):
+                raise CheckpointError(
+                    f"The index {folder} has {found} vectors and {len(facts['names'])} names: writing it "
+                    "was stopped halfway; delete it, and write it again."
+                )
             vectors = faiss.deserialize_index(np.frombuffer((folder / VECTORS).read_bytes(), np.uint8))
-            index = cls(facts["names"], vectors, facts["model"], facts["contents"])
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            if not isinstance(vectors, faiss.IndexFlat) or vectors.metric_type != faiss.METRIC_INNER_PRODUCT:
+                raise ValueError("it compares otherwise")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"The index {folder} is damaged ({error}); delete it.") from None
-        if vectors.ntotal != len(index.names):
-            raise CheckpointError(
-                f"The index {folder} has {vectors.ntotal} vectors and {len(index.names)} names: writing it "
-                "was stopped halfway; delete it, and write it again."
-            )
-        return index
+        return cls(facts["names"], vectors, facts["model"], facts["contents"])
+
+
+def _facts(found: Any) -> dict[str, Any]:
+    """What `save` wrote beside the vectors: names and contents are as many strings, or no contents."""
+    lists = [found[key] for key in ("names", "contents")]
+    if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists):
+        raise ValueError("it must list names")
+    if lists[1] and len(lists[0]) != len(lists[1]):
+        raise ValueError("names and contents differ in number")
+    if not isinstance(found["model"], str | None):
+        raise ValueError("it must name a model")
+    return dict(found)
+
+
+def _vectors_in(file: Path) -> int:
+    """How many vectors a faiss file of `save` has, by its head, before faiss makes room for them.
+
+    Raises:
+        ValueError: its length is not that of so many vectors.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(HEAD.size)
+    if len(head) < HEAD.size:
+        raise ValueError("it is cut short")
+    kind, size, number, *_, values = HEAD.unpack(head)
+    if kind not in KINDS or size < 1 or number < 0 or values != size * number:
+        raise ValueError("it is no flat index")
+    if file.stat().st_size != HEAD.size + values * np.dtype(np.float32).itemsize:
+        raise ValueError("its length is not that of its vectors")
+    return int(number)

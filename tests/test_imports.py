@@ -15,7 +15,7 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping", "strangers"},
     {"averages", "checkpoints", "clustering", "distances", "locks"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
@@ -37,10 +37,11 @@ ONLY = {
     "distances": {"functional"},
     "losses": {"functional", "distances", "checks", "exceptions"},
     "miners": {"functional", "compat"},
-    "checkpoints": {"exceptions"},
+    "checkpoints": {"exceptions", "strangers"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
     "stopping": set(),
+    "strangers": set(),
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "evaluation", "exceptions"},
 }

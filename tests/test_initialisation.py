@@ -2,7 +2,7 @@
 
 import pytest
 from images import SMALL, write_images
-from scripts import run_script, run_script_here
+from scripts import run_script_here
 
 pytestmark = pytest.mark.once
 TINY = (
@@ -17,7 +17,7 @@ def test_it_writes_a_table_and_goes_on(tmp_path):
     files = ["--runs", tmp_path / "runs", "--results", tmp_path / "results.md"]
     data = [f"data.{part}={folder}" for part, folder in write_images(tmp_path / "images").items()]
     arguments = ["glyphs", *TINY, *data, *options, *files]
-    first = run_script("initialisation", *arguments)
+    first = run_script_here("initialisation", *arguments)
     text = (tmp_path / "results.md").read_text()
     for start in ("random", "SwAV"):
         for row in ("Teacher", "Teacher trained on", "SLADE"):

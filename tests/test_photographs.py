@@ -79,9 +79,9 @@ def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
         photographs, *TINY, "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
         "--rows", "start", "teacher", "slade", "oracle", "--runs", tmp_path / "runs", "--results", page,
     ]  # fmt: skip
-    run_script_here("photographs", *arguments, "--pools", "whole", "mixed")
+    run_script_here("photographs", *arguments, "--pools", "mixed")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
-    run_script_here("photographs", *arguments, "--pools", "whole")
+    run_script_here("photographs", *arguments, "--pools", "mixed")
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")} == before
     text = page.read_text()
     for part in ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |"):

@@ -1,11 +1,12 @@
-"""Images of one dataset that another one has too, be it resized, recompressed or brightened."""
+"""Images of one dataset that another one has too, be it resized, recompressed, brightened or cropped."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image
 from ..exceptions import ConfigError
 from .images import ImageDataset
 
-COARSE, FINE = 16, 32
-"""Sides of the thumbnails that find candidates, and that verify them."""
+SIDE, COARSE, FINE = 40, 16, 32
+"""Sides of the thumbnails that are kept, and of those that find candidates and verify them."""
+VIEWS = (1.0, 0.9, 0.8)
+"""Sides of an image's middle part that are compared with a whole image, for crops."""
 MIN_SIMILARITY = 0.98
 """Correlation of the fine thumbnails from which two images are near-duplicates."""
 COARSE_SLACK = 0.03
@@ -67,15 +70,53 @@ class DuplicateReport:
         return text + (f", e.g. {', '.join(self.examples)}" if self.examples else "")
 
 
+@dataclass(frozen=True)
+class Thumbnails:
+    """What is kept of images to look for them elsewhere, about 2 kB of each.
+
+    Attributes:
+        images: the dataset.
+        digests: of each image's pixels.
+        grey: uint8 (N, SIDE, SIDE).
+    """
+
+    images: ImageDataset
+    digests: list[bytes]
+    grey: np.ndarray
+
+    @classmethod
+    def of(cls, images: ImageDataset, mode: str, threads: int = 4) -> Thumbnails:
+        """Decode each image once.
+
+        Args:
+            images: whose thumbnails are made.
+            mode: in which pixels are compared; that of what they are compared with.
+            threads: how many images are decoded at a time.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        digests, grey = [], np.empty((len(images), SIDE, SIDE), dtype=np.uint8)
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(images), BLOCK):  # map alone would queue every image at once
+                chunk = range(start, min(start + BLOCK, len(images)))
+                for index, (digest, thumbnail) in zip(
+                    chunk, pool.map(lambda i: _thumbnail(images.image(i).convert(mode)), chunk)
+                ):
+                    digests.append(digest)
+                    grey[index] = thumbnail
+        return cls(images, digests, grey)
+
+
 def find_duplicates(
     a: ImageDataset, b: ImageDataset, min_similarity: float = MIN_SIMILARITY, threads: int = 4
 ) -> DuplicateReport:
     """Finds the images of `a`, such as the pool, that `b`, such as the test set, holds too.
 
     Exact: the same decoded pixels. Near: thumbnails of 32 x 32 grey values correlate by at least
-    `min_similarity`, which outlives another size, format, brightness or contrast, but not a crop
-    or a flip. Blank images can be exact duplicates, never near ones. Each image is decoded once,
-    and about 1 kB of it is kept.
+    `min_similarity`, which outlives another size, format, brightness or contrast, and a crop to the middle
+    nine or eight tenths of each side, but not a flip. Blank images can be exact duplicates, never near ones.
+    Each image is decoded once.
 
     Args:
         a: Images to look up.
@@ -99,73 +140,79 @@ def find_duplicates(
     """
     if not 0 < min_similarity <= 1:
         raise ConfigError(f"min_similarity must lie in (0, 1], got {min_similarity}")
-    mode = "RGB" if a.mode == b.mode == "RGB" else "L"
-    digests_a, thumbnails_a = _fingerprints(a, mode, threads)
-    digests_b, thumbnails_b = _fingerprints(b, mode, threads)
-    where_b = {digest: i for i, digest in reversed(list(enumerate(digests_b)))}
+    mode = common_mode([a, b])
+    return match(Thumbnails.of(a, mode, threads), Thumbnails.of(b, mode, threads), min_similarity)
+
+
+def common_mode(parts: Sequence[ImageDataset]) -> str:
+    """The mode in which images of several datasets can be compared: `"RGB"`, or `"L"` if one is grey."""
+    return "RGB" if all(part.mode == "RGB" for part in parts) else "L"
+
+
+def match(a: Thumbnails, b: Thumbnails, min_similarity: float = MIN_SIMILARITY) -> DuplicateReport:
+    """Finds the images of `a` that `b` holds too, by their thumbnails; see `find_duplicates`."""
+    where_b = {digest: i for i, digest in reversed(list(enumerate(b.digests)))}
     found = {
         i: DuplicatePair(i, where_b[digest], "exact", 1.0)
-        for i, digest in enumerate(digests_a)
+        for i, digest in enumerate(a.digests)
         if digest in where_b
     }
-    for pair in _near(thumbnails_a, thumbnails_b, min_similarity):
+    for pair in _near(a.grey, b.grey, min_similarity):
         found.setdefault(pair.a, pair)
     pairs = tuple(found[i] for i in sorted(found))
     examples = tuple(
-        f"{a.name(pair.a)} {'=' if pair.kind == 'exact' else '~'} {b.name(pair.b)}"
+        f"{a.images.name(pair.a)} {'=' if pair.kind == 'exact' else '~'} {b.images.name(pair.b)}"
         for pair in pairs[:EXAMPLES]
     )
-    return DuplicateReport(pairs, (len(a), len(b)), examples)
+    return DuplicateReport(pairs, (len(a.images), len(b.images)), examples)
 
 
-def _fingerprints(dataset: ImageDataset, mode: str, threads: int) -> tuple[list[bytes], np.ndarray]:
-    """A digest of each image's pixels, and thumbnails, uint8 (N, FINE * FINE)."""
-
-    def one(index: int) -> tuple[bytes, np.ndarray]:
-        image = dataset.image(index).convert(mode)
-        digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-        digest.update(image.tobytes())
-        small = image.convert("L").resize((FINE, FINE), Image.Resampling.BILINEAR)
-        return digest.digest(), np.asarray(small).ravel()
-
-    digests, thumbnails = [], np.empty((len(dataset), FINE * FINE), dtype=np.uint8)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(dataset), BLOCK):  # map alone would queue every image at once
-            chunk = range(start, min(start + BLOCK, len(dataset)))
-            for index, (digest, thumbnail) in zip(chunk, pool.map(one, chunk)):
-                digests.append(digest)
-                thumbnails[index] = thumbnail
-    return digests, thumbnails
+def _thumbnail(image: Image.Image) -> tuple[bytes, np.ndarray]:
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return digest.digest(), np.asarray(small)
 
 
 def _near(a: np.ndarray, b: np.ndarray, min_similarity: float) -> Iterator[DuplicatePair]:
     """The most similar image of `b` for each one of `a` that has any, by blocks of `a`."""
     if not len(b):
         return
-    coarse_b = _normalised(_coarse(b))
+    coarse_b = {share: _view(b, share, COARSE) for share in VIEWS}
     for start in range(0, len(a), BLOCK):
         block = a[start : start + BLOCK]
-        coarse = _normalised(_coarse(block)) @ coarse_b.T
-        for row in np.flatnonzero(coarse.max(axis=1) >= min_similarity - COARSE_SLACK):
-            candidates = np.flatnonzero(coarse[row] >= min_similarity - COARSE_SLACK)
-            # The likeliest BLOCK are enough: one has to be found, not all.
-            candidates = candidates[np.argsort(-coarse[row, candidates], kind="stable")][:BLOCK]
-            fine = _normalised(b[candidates]) @ _normalised(block[row : row + 1])[0]
-            best = int(fine.argmax())
-            if fine[best] >= min_similarity:
-                similarity = min(float(fine[best]), 1.0)
-                yield DuplicatePair(start + int(row), int(candidates[best]), "near", similarity)
+        best: dict[int, tuple[float, int]] = {}
+        for ours, theirs in [(1.0, share) for share in VIEWS] + [(share, 1.0) for share in VIEWS[1:]]:
+            coarse = _view(block, ours, COARSE) @ coarse_b[theirs].T
+            for row in np.flatnonzero(coarse.max(axis=1) >= min_similarity - COARSE_SLACK).tolist():
+                candidates = np.flatnonzero(coarse[row] >= min_similarity - COARSE_SLACK)
+                # The likeliest BLOCK are enough: one has to be found, not all.
+                candidates = candidates[np.argsort(-coarse[row, candidates], kind="stable")][:BLOCK]
+                fine = _view(b[candidates], theirs, FINE) @ _view(block[row : row + 1], ours, FINE)[0]
+                likeliest = int(fine.argmax())
+                found = (min(float(fine[likeliest]), 1.0), int(candidates[likeliest]))
+                if found[0] >= min_similarity and found[0] > best.get(row, (0.0, 0))[0]:
+                    best[row] = found
+        for row, (similarity, other) in sorted(best.items()):
+            yield DuplicatePair(start + row, other, "near", similarity)
 
 
-def _coarse(thumbnails: np.ndarray) -> np.ndarray:
-    side = FINE // COARSE
-    blocks = thumbnails.reshape(-1, COARSE, side, COARSE, side)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbnails), -1)
-
-
-def _normalised(values: np.ndarray) -> np.ndarray:
-    """Rows of mean 0 and norm 1, so that products are correlations; blank rows become 0."""
+def _view(thumbnails: np.ndarray, share: float, side: int) -> np.ndarray:
+    """The middle of thumbnails, resized to (N, side * side), of mean 0 and norm 1, so that products are
+    correlations; blank ones become 0."""
+    resize = _resizing(share, side)
+    values = (resize @ thumbnails.astype(np.float32) @ resize.T).reshape(len(thumbnails), -1)
     centred = values - values.mean(axis=1, keepdims=True, dtype=np.float32)
     spread = np.linalg.norm(centred, axis=1, keepdims=True)
-    blank = spread < MIN_CONTRAST * np.sqrt(values.shape[1])
+    blank = spread < MIN_CONTRAST * side
     return np.where(blank, 0, centred / np.maximum(spread, 1e-6)).astype(np.float32)
+
+
+@cache
+def _resizing(share: float, side: int) -> np.ndarray:
+    """A matrix that averages the middle `share` of SIDE values to `side` of them."""
+    edges = SIDE * (0.5 + share * (np.arange(side + 1) / side - 0.5))
+    pixels = np.arange(SIDE)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    weights = np.maximum(overlap, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

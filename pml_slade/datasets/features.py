@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..checkpoints import free_space, write_array_atomic, write_json_atomic
 from ..exceptions import ConfigError
+from ..strangers import read_json
 from .fingerprints import content_keys
 from .images import NO_LABEL, ImageDataset
 from .redrawing import CollateViews
@@ -97,20 +97,30 @@ class FeatureStore:
 
     def _read_shards(self) -> None:
         for file in sorted(set(self.folder.glob("*.json")) - self._read):
-            features = np.load(file.with_suffix(".npy"), mmap_mode="r")
-            self._places |= {key: (features, row) for row, key in enumerate(read_keys(file))}
+            keys, features = read_shard(file, (len(self.transforms), self.size))
+            self._places |= {key: (features, row) for row, key in enumerate(keys)}
             self._read.add(file)
 
 
-def read_keys(file: Path) -> list[str]:
-    """The images of a shard.
+def read_shard(file: Path, shape: tuple[int, int]) -> tuple[list[str], np.ndarray]:
+    """The images of a shard, and their features, which stay in their file.
+
+    Args:
+        file: that lists the images.
+        shape: of the features of one: views, and values of each.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: one of the two files is damaged.
     """
     try:
-        return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError) as error:
+        keys = read_json(file)
+        features = np.load(file.with_suffix(".npy"), mmap_mode="r")
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise ValueError("it must list images")
+        if features.dtype != np.float16 or features.shape != (len(keys), *shape):
+            raise ValueError(f"features of {features.dtype} {features.shape} for {len(keys)} images")
+        return keys, features
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise ConfigError(
             f"{file} is damaged ({error}); delete it, and its features are computed again."
         ) from None

@@ -49,6 +49,20 @@ def read_model_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
     return json.loads(envelope["meta"]), tensors
 
 
+def read_shapes(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """Read the description, not verified, and tensors without values, for which no memory is needed."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            envelope = _envelope(path, file.metadata())
+            shapes = {
+                key: torch.empty(file.get_slice(key).get_shape(), device="meta")
+                for key in file.keys()  # noqa: SIM118
+            }
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    return None if envelope is None else json.loads(envelope["meta"]), shapes
+
+
 def read_model_meta(path: Path) -> dict[str, Any] | None:
     """Read the description alone, not verified; None where the file is not one of `write_model_file`."""
     try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pml_slade.datasets.trunk_input import TrunkInput
 from pml_slade.exceptions import CheckpointError, ConfigError
-from pml_slade.models.model_file import read_model_file, write_model_file
+from pml_slade.models.model_file import read_model_file, read_shapes, write_model_file
 from pml_slade.models.options import check_options, count_of
 from pml_slade.models.trunks import build_model, resolve_trunk_name, shapes_alone
 
@@ -147,20 +147,21 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         path = path / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"There is no model file {path}; check the path.")
-    meta, tensors = read_model_file(path)
+    meta, given = read_shapes(path)
     if meta is None:
         raise CheckpointError(
             f"{path} is not a model that save_model wrote. To start a trunk from it, pass it as "
             "weights to build_trunk."
         )
-    _fill_in(tensors)
+    _fill_in(given)
     try:
-        _check_sizes(meta, tensors)
+        _check_sizes(meta, given)
         TrunkInput.from_meta(meta)
         with shapes_alone():
             shapes = _build(meta)
-        difference = state_difference(shapes, tensors)
-        model = None if difference or _unsaved(shapes) > _LARGEST_UNSAVED else _build(meta)
+        difference = state_difference(shapes, given)
+        fits = not difference and _unsaved(shapes) <= _LARGEST_UNSAVED
+        model = _build(meta) if fits else None
     except Exception as error:  # a header may hold anything, and libraries have not thought of it
         raise CheckpointError(
             f"{path} needs a model that cannot be built here: {error} It was written with "
@@ -172,6 +173,8 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             f"{difference or 'tables far larger than its weights'}. "
             f"It was written with {meta.get('versions')}; install these versions."
         )
+    tensors = read_model_file(path)[1]
+    _fill_in(tensors)
     model.load_state_dict(tensors)
     return model.to(device).eval()
 

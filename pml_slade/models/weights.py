@@ -151,13 +151,14 @@ def load_trunk_weights(trunk: nn.Module, path: str | os.PathLike[str], strict: b
             "Choose the trunk that the file was trained with."
         )
     if report.missing or report.mismatched or foreign:
+        said = "; ".join(str(report).splitlines())
         if strict or not usable:
             part = ", or pass strict=False to load only what fits" if usable else ""
             raise CheckpointError(
-                f"{path} does not fit the trunk:\n{report}\nChoose the trunk that the file was "
-                f"trained with{part}."
+                f"{path} does not fit the trunk ({said}). Choose the trunk that the file was trained "
+                f"with{part}."
             )
-        logger.warning("Loaded %s in part:\n%s", path, report)
+        logger.warning("Loaded %s in part (%s)", path, said)
     trunk.load_state_dict(fitting, strict=False)
     return report
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..exceptions import CheckpointError
+from ..datasets.splits import PARTS
+from ..exceptions import CheckpointError, ConfigError
+from ..methods import METHODS
 from ..running.loading import load_config
-from ..running.rows import Result, read_json
+from ..running.rows import Result, read_json, read_results
 from ..running.settings import Config
 from ..running.verdict import verdict
+from ..strangers import read_bytes
 
 Curve = list[dict[str, float]]
 """A row of records for each epoch."""
@@ -53,15 +57,16 @@ class RunFolder:
                     f"{path} has no {name}: give the folder of a run of which a row is done, as `pml-slade "
                     "train` writes it."
                 )
-        results = read_json(path / "results.json")
-        config, environment = load_config(path / "config.yaml"), path / "environment.json"
+        found, environment = read_results(path / "results.json"), path / "environment.json"
+        config = _config(path / "config.yaml")
+        results = [asdict(result) for result in found]
         return cls(
             folder=path,
             config=config,
             results=results,
             curves={result["row"]: _curves(path / result["row"]) for result in results},
-            environment=read_json(environment) if environment.exists() else {},
-            verdict=_verdict(results, config),
+            environment=_environment(environment) if environment.exists() else {},
+            verdict=_verdict(found, config),
         )
 
     def result(self, row: str) -> dict[str, Any] | None:
@@ -91,16 +96,46 @@ def _curves(folder: Path) -> list[Curve]:
     return [_curve(file) for file in files if file.exists()]
 
 
-def _curve(file: Path) -> Curve:
-    with file.open(newline="", encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
+def _config(file: Path) -> Config:
     try:
-        return [{key: float(value) for key, value in row.items() if value} for row in rows]
-    except (TypeError, ValueError) as error:
+        return load_config(file, own_methods=False)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}. Restore it, or repeat the run's command.") from None
+
+
+def _environment(file: Path) -> dict[str, Any]:
+    """What the run worked with, as `Run` and `datasets.describe` write it."""
+    found = read_json(file)
+    data, versions = (found.get(key, {}) if isinstance(found, dict) else None for key in ("data", "versions"))
+    counts = [data.get(part) for part in PARTS] if isinstance(data, dict) else [""]
+    if not isinstance(versions, dict) or not all(map(_is_count, counts)):
+        raise CheckpointError(f"{file} is damaged; delete it, and repeat the run's command.")
+    return dict(found)
+
+
+def _is_count(part: Any) -> bool:
+    """Whether a part's number of images and classes stands there, or nothing."""
+    return part is None or (
+        isinstance(part, dict)
+        and isinstance(part.get("images"), int)
+        and isinstance(part.get("classes"), int | None)
+    )
+
+
+def _curve(file: Path) -> Curve:
+    try:
+        text = read_bytes(file).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        curve = [{key: float(value) for key, value in row.items() if value} for row in rows]
+        if not all("epoch" in row for row in curve):
+            raise ValueError("it has no epochs")
+        return curve
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
 
 
-def _verdict(results: list[dict[str, Any]], config: Config) -> str:
-    """The verdict, but of an older run, which does not say what each class came to."""
-    told = [result for result in results if result.get("validation_classes") or not result["validation"]]
-    return verdict([Result(**result) for result in results], config.chosen) if told == results else ""
+def _verdict(results: list[Result], config: Config) -> str:
+    """The verdict, but of an older run, which does not say what each class came to, and of own methods."""
+    results = [result for result in results if result.row in METHODS]
+    told = [result for result in results if result.validation_classes or not result.validation]
+    return verdict(results, config.chosen) if told == results else ""

@@ -12,7 +12,7 @@ import numpy as np
 from ..clustering import unit_rows
 from ..datasets.images import ImageDataset
 from ..datasets.splits import shared_labels
-from ..exceptions import DataError
+from ..exceptions import CheckpointError, DataError
 from ..methods import find_method
 from .folder import RunFolder
 from .maps import plane
@@ -195,7 +195,12 @@ class Pictures:
         file, pool = self._labels_file, self.splits.unlabeled
         if not file.is_file():
             return None
-        labels = np.load(file)
+        try:
+            labels = np.array(np.load(file, mmap_mode="r"))
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
+        if labels.ndim != 1 or labels.dtype.kind != "i":
+            raise CheckpointError(f"{file} is damaged: labels are whole numbers; delete it.")
         if len(labels) != len(pool):
             raise DataError(f"{file} has {len(labels)} labels for the pool's {len(pool)} images.")
         return self._sheets(labels, pool)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import write_atomic
+from ..strangers import read_bytes
 from .describing import list_settings, values_of
 from .rows import read_json
 from .settings import Config
@@ -43,6 +44,14 @@ PARTS = {
 }
 
 
+def _read(file: Path) -> str:
+    """A card, or nothing, where it is none."""
+    try:
+        return read_bytes(file).decode()
+    except ValueError:
+        return ""
+
+
 def write_card(folder: Path, config: Config, results: Sequence[Any], best: Any) -> None:
     """Write the card into the run's folder; what people wrote around its marks stays, as does another file.
 
@@ -53,7 +62,7 @@ def write_card(folder: Path, config: Config, results: Sequence[Any], best: Any) 
         best: that of the row whose model is the run's.
     """
     file = folder / "README.md"
-    text = file.read_text(encoding="utf-8") if file.exists() else FRAME
+    text = _read(file) if file.exists() else FRAME
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.catalogue import CATALOGUE
-from ..datasets.duplicates import find_duplicates
+from ..datasets.duplicates import DuplicateReport, Thumbnails, common_mode, match
 from ..datasets.folders import open_images
 from ..datasets.glyphs import glyphs_splits
 from ..datasets.images import ImageDataset
@@ -30,6 +30,13 @@ logger = logging.getLogger("pml_slade")
 MIN_CLASSES_FOR_VALIDATION = 10
 SHOWN = 10
 """Images that a message names."""
+HELD_OUT = ("test", "gallery", "validation")
+LEARNED = {"pool": "unlabeled", "labeled": "labeled"}
+REMEDIES = {
+    "pool": "Take these images out of the pool, or set data.leave_out_duplicates=true",
+    "labeled": "Take these images out of data.labeled",
+}
+"""By part that is learned from."""
 
 
 def build_runtime(config: Config, progress: bool = False) -> Runtime:
@@ -66,7 +73,7 @@ def build_pretraining_images(config: Config) -> dict[str, ImageDataset]:
     """Return labeled and unlabeled images by part, or those given; none that is held out of the labeled."""
     data = config.data
     if data.kind != "images" or (data.labeled is not None and data.unlabeled is not None):
-        splits = readable(build_splits(config), data)
+        splits = usable(build_splits(config), data)
         return {"labeled": splits.labeled, "unlabeled": splits.unlabeled}
     if data.labeled is not None:
         return readable_images({"labeled": _labeled(data, config.seed)[0]}, data)
@@ -155,6 +162,12 @@ def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[s
     return kind(data.root, split, mode=data.mode, complete=data.complete, exclude=exclude)
 
 
+def usable(splits: Splits, data: DataConfig) -> Splits:
+    """Return the splits without what the settings leave out: images that cannot be read, and duplicates."""
+    splits = readable(splits, data)
+    return without_duplicates(splits) if data.leave_out_duplicates else splits
+
+
 def readable(splits: Splits, data: DataConfig) -> Splits:
     """Return the splits without the images that cannot be read, if `data.unreadable` is skip.
 
@@ -200,18 +213,46 @@ def readable_images(images: dict[str, ImageDataset], data: DataConfig) -> dict[s
 
 
 def report_duplicates(splits: Splits) -> str | None:
-    """Look for test images in the pool, and say so; None where there is no test set."""
-    if splits.test is None:
-        return None
+    """Look for held-out images in the pool and the labeled images, and say so; None: there are none."""
     reports = []
-    for name, part in (("test", splits.test), ("gallery", splits.gallery)):
-        if part is not None:
-            logger.info("looking for images of the %s in the pool", name)
-            report = find_duplicates(splits.unlabeled, part)
-            reports.append(f"pool against {name}: {report}")
-            remedy = ". Take these images out of the pool: figures come out too good." if report.pairs else ""
-            logger.log(logging.WARNING if report.pairs else logging.INFO, reports[-1] + remedy)
-    return "; ".join(reports)
+    for (name, held_out), report in _duplicates(splits, LEARNED).items():
+        reports.append(f"{name} against {held_out}: {report}")
+        remedy = f". {REMEDIES[name]}: figures come out too good." if report.pairs else ""
+        logger.log(logging.WARNING if report.pairs else logging.INFO, reports[-1] + remedy)
+    return "; ".join(reports) or None
+
+
+def without_duplicates(splits: Splits) -> Splits:
+    """Return the splits without the images of the pool that are held out, too, or nearly so.
+
+    Raises:
+        DataError: nothing of the pool is left.
+    """
+    left_out: set[int] = set()
+    for (_, held_out), report in _duplicates(splits, {"pool": "unlabeled"}).items():
+        if report.pairs:
+            logger.warning("pool against %s: %s. These are left out of the pool.", held_out, report)
+        left_out.update(report.indices.tolist())
+    kept = np.setdiff1d(np.arange(len(splits.unlabeled)), list(left_out))
+    if not len(kept):
+        raise DataError("data.leave_out_duplicates: every image of the pool is a held-out image, too.")
+    return replace(splits, unlabeled=splits.unlabeled.subset(kept)) if left_out else splits
+
+
+def _duplicates(splits: Splits, learned: dict[str, str]) -> dict[tuple[str, str], DuplicateReport]:
+    """Images of each part that is learned from which a held-out part has, too; each image is read once."""
+    held_out = {name: part for name in HELD_OUT if (part := getattr(splits, name)) is not None}
+    if not held_out:
+        return {}
+    sources = {name: getattr(splits, part) for name, part in learned.items()}
+    logger.info("looking for images of %s in %s", ", ".join(held_out), " and ".join(sources))
+    mode = common_mode([*sources.values(), *held_out.values()])
+    theirs = {name: Thumbnails.of(part, mode) for name, part in held_out.items()}
+    return {
+        (name, other): match(ours, thumbnails)
+        for name, ours in ((name, Thumbnails.of(part, mode)) for name, part in sources.items())
+        for other, thumbnails in theirs.items()
+    }
 
 
 def build_views(config: Config, splits: Splits) -> Views:

@@ -11,8 +11,14 @@ import yaml
 from pydantic import ValidationError
 
 from ..exceptions import ConfigError
+from ..methods import METHODS
+from ..methods.teacher import Teacher
 from ..presets import BEST, PAPER, preset_names, preset_text
+from ..strangers import read_bytes
 from .settings import Config, explain
+
+MOST_TEXT = 1 << 20
+"""Bytes of a file of settings."""
 
 
 def load_config(
@@ -20,6 +26,7 @@ def load_config(
     overrides: list[str] | None = None,
     values: dict[str, Any] | None = None,
     fallback: dict[str, Any] | None = None,
+    own_methods: bool = True,
 ) -> Config:
     """Read settings from YAML and from ``key.sub=value`` overrides.
 
@@ -29,6 +36,8 @@ def load_config(
         overrides: values are YAML; they win over the file.
         values: further settings by dotted key, or sections as dictionaries; they win over the file, too.
         fallback: likewise, for settings that are 0 or not given by any of these.
+        own_methods: import rows that are no methods of this package. False: leave them out, since the file
+            may be a stranger's.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest name), a bad value.
@@ -56,6 +65,8 @@ def load_config(
     for key, value in (fallback or {}).items():
         if not _find(settings, key.split(".")):
             _assign(settings, key.split("."), value)
+    if not own_methods:
+        _leave_out_own(settings)
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -67,8 +78,8 @@ def _read(source: str | Path) -> dict[str, Any]:
         text = preset_text(str(source))
     elif Path(source).is_file():
         try:
-            text = Path(source).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
+            text = read_bytes(Path(source), MOST_TEXT).decode()
+        except ValueError:
             raise ConfigError(f"config: {source} is not a text file; give a YAML file.") from None
     else:
         raise ConfigError(f"config: no file {source}, and no preset of that name; presets: {preset_names()}.")
@@ -76,6 +87,16 @@ def _read(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"config: {source} must hold a mapping of settings, got {type(values).__name__}.")
     return values
+
+
+def _leave_out_own(settings: dict[str, Any]) -> None:
+    """Keep the rows that come with the package, and what is set of their methods."""
+    for key in ("rows", "methods"):
+        found = settings.get(key)
+        if isinstance(found, list):
+            settings[key] = [row for row in found if str(row) in METHODS] or [Teacher.key]
+        elif isinstance(found, dict):
+            settings[key] = {name: value for name, value in found.items() if name in METHODS}
 
 
 def _take_back(settings: dict[str, Any], method: dict[str, Any]) -> None:
@@ -90,12 +111,19 @@ def _take_back(settings: dict[str, Any], method: dict[str, Any]) -> None:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number; YAML 1.1 wants a dot in it."""
+    """YAML that reads 1e-3 as a number, where YAML 1.1 wants a dot in it, and that cannot grow by aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not read", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import strangers
 from ..checkpoints import write_atomic, write_json_atomic
 from ..datasets.fingerprints import difference, digest, list_images
 from ..datasets.splits import PARTS, Splits, parts
@@ -32,8 +33,10 @@ OF_EVERY_ROW = (
     "model.",
 )
 """Settings that every row depends on. Where images lie is none of them: the images are compared."""
-MOST_BYTES, MOST_LISTED = 1 << 24, 1 << 27
-"""Of a JSON file in a run's folder, and of a list of images, unpacked."""
+MOST_LISTED = 1 << 27
+"""Bytes of a list of images, unpacked."""
+KEY = re.compile(r"\w[\w-]*")
+"""Of a row, which is the name of its folder."""
 DIGEST = re.compile("[0-9a-f]{64}")
 FIGURES = {"MAP@R", "RP", "P@1"}
 NONE = type(None)
@@ -117,15 +120,7 @@ class Row:
         file = self.folder / "result.json"
         if not file.exists():
             return None
-        found = read_fields(file, RESULT, {"validation_classes": None})
-        by_class = found["validation_classes"] or []
-        if not all(isinstance(value, (int, float)) for value in by_class):
-            raise _damaged(file, "its figures are none")
-        for figures in (found["validation"], found["test"]):
-            numbers = [] if figures is None else [v for v in figures.values() if isinstance(v, (int, float))]
-            if figures is not None and (figures.keys() != FIGURES or len(numbers) != len(FIGURES)):
-                raise _damaged(file, "its figures are none")
-        return found
+        return _checked_result(file, read_json(file))
 
     def admit(self, now: Inputs, lists: Mapping[str, list[str]]) -> None:
         """Make sure that the row may be begun, or go on, with these inputs.
@@ -153,8 +148,8 @@ class Row:
         if changes or images:
             raise ConfigError(
                 f"output: {self.folder} was begun with other {_what(changes, images)}; give another output "
-                f"folder, or delete {self.folder} to begin this row again. Changed:\n  "
-                + "\n  ".join([*changes, *images])
+                f"folder, or delete {self.folder} to begin this row again. Changed: "
+                + "; ".join([*changes, *images])
             )
 
     def begin(self, now: Inputs) -> None:
@@ -263,7 +258,7 @@ def read_list(run: Path, part: str, number: str) -> list[str] | None:
         if digest(lines) != number:
             raise ValueError("it lists other images")
         return lines
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
 
 
@@ -281,13 +276,37 @@ def read_json(file: Path) -> Any:
         CheckpointError: it is damaged or too large.
     """
     try:
-        with file.open("rb") as opened:
-            content = opened.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        return json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
+        return strangers.read_json(file)
+    except (OSError, ValueError) as error:
         raise _damaged(file, str(error)) from None
+
+
+def read_results(file: Path) -> list[Result]:
+    """Read a run's results.json.
+
+    Raises:
+        CheckpointError: it is damaged, or empty.
+    """
+    found = read_json(file)
+    if not isinstance(found, list) or not found:
+        raise _damaged(file, "it must list results")
+    return [Result(**_checked_result(file, each)) for each in found]
+
+
+def _checked_result(file: Path, found: Any) -> dict[str, Any]:
+    """The fields of a `Result`, which name no other file than a row's model."""
+    result = _checked_fields(file, found, RESULT, {"validation_classes": None})
+    row, model, by_class = result["row"], result["model"], result["validation_classes"] or []
+    if not KEY.fullmatch(row) or not re.fullmatch(rf"{row}/(turn-\d+/)?model\.safetensors", model):
+        raise _damaged(file, f"{row!r:.50} is no row with a model of its own")
+    numbers = list(by_class)
+    for figures in (result["validation"], result["test"]):
+        if figures is not None and figures.keys() != FIGURES:
+            raise _damaged(file, "its figures are none")
+        numbers += [] if figures is None else figures.values()
+    if not all(isinstance(value, (int, float)) for value in numbers):
+        raise _damaged(file, "its figures are none")
+    return result
 
 
 def read_fields(
@@ -303,7 +322,12 @@ def read_fields(
     Raises:
         CheckpointError: it is damaged, too large, or has other keys or values.
     """
-    found = read_json(file)
+    return _checked_fields(file, read_json(file), kinds, newer)
+
+
+def _checked_fields(
+    file: Path, found: Any, kinds: Mapping[str, tuple[type, ...]], newer: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     if isinstance(found, dict):
         found = {**(newer or {}), **found}
     if not isinstance(found, dict) or found.keys() != kinds.keys():

@@ -76,7 +76,7 @@ class Run:
         self.folder = Path(config.output)
         check_free(self.folder)
         check_model(config)
-        splits = data.readable(splits or data.build_splits(config), config.data)
+        splits = data.usable(splits or data.build_splits(config), config.data)
         self.views = data.build_views(config, splits)
         self.reading = data.build_runtime(config, progress)
         self.is_frozen = config.model.train != "all"

@@ -118,7 +118,14 @@ class DataConfig(Section):
         "leave them out and count them, for which every image is read once before training",
     )
     check_duplicates: bool = Field(
-        True, description="look for test images in the pool, and report how many there are"
+        True,
+        description="look for pool and labeled images that equal validation, test or gallery images, or "
+        "nearly do, and report them",
+    )
+    leave_out_duplicates: bool = Field(
+        False,
+        description="leave such images out of the pool, whenever a run is started; every image is decoded "
+        "once for it",
     )
 
     @model_validator(mode="after")
@@ -434,7 +441,7 @@ def explain(error: Any, section: type[BaseModel], prefix: str = "") -> str:
         return f"{path}: missing; give it in the config file or as {path}=..."
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"{path}: {error['msg']}, got {error['input']!r}"
+    return f"{path}: {error['msg']}, got {error['input']!r:.200}"
 
 
 def all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:

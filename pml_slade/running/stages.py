@@ -23,13 +23,14 @@ from ..averages import ModelAverage
 from ..checkpoints import Checkpoints, free_space
 from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
-from ..exceptions import CheckpointError, DivergedError, MachineError
+from ..exceptions import CheckpointError, DivergedError, MachineError, SladeError
 from ..faults import told
 from ..stopping import came, held, leave, released
 from ..trainers import load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 from .clock import Clock
 from .epochs import EpochLoaders
+from .restoring import check_best, check_history, check_like, check_optimizer
 
 logger = logging.getLogger("pml_slade")
 
@@ -282,19 +283,31 @@ def _restore(stage: Stage, checkpoints: Checkpoints) -> bool:
         return False
     step, state = found
     try:
+        _check(stage, state)
         load_trainer_state(stage.trainer, state["trainer"])
         if stage.average is not None:
             stage.average.load_state_dict(state["average"])
         device = stage.trainer.data_device
         stage.totals = {name: total.to(device) for name, total in state["totals"].items()}
         stage.history, stage.best, stage.step = state["history"], state["best"], step
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SladeError) as error:
         raise CheckpointError(
             f"checkpoint-{step}.pt in {checkpoints.folder} is none of {stage.name} "
             f"({' '.join(str(error).split())[:200]}): delete {stage.folder} to begin it again."
         ) from error
     logger.info("%s: going on after step %d", stage.name, step)
     return True
+
+
+def _check(stage: Stage, state: dict[str, Any]) -> None:
+    """Refuse a state that is none of this stage, before anything of it is used."""
+    own = _state(stage)
+    optimizers = stage.trainer.optimizers
+    check_like(state, {**own, "history": [], "best": None})
+    check_history(state["history"])
+    check_best(state["best"], stage.models)
+    for name, found in state["trainer"]["optimizers"].items():
+        check_optimizer(found["state"], optimizers[name], name)
 
 
 def _load(part: dict[str, Any], states: dict[str, Any]) -> None:

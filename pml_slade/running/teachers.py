@@ -49,5 +49,5 @@ def check_teacher_of(run: Path, now: Inputs, lists: Mapping[str, list[str]]) -> 
     if changes:
         raise ConfigError(
             f"teacher.run: the teacher of {run} does not go with these settings. Change them, or train a "
-            "teacher here, without teacher.run:\n  " + "\n  ".join(changes)
+            "teacher here, without teacher.run: " + "; ".join(changes)
         )

@@ -124,7 +124,8 @@ def _state_of(thing: Any) -> dict[str, Any]:
 def _load(thing: Any, state: Mapping[str, Any]) -> None:
     thing.load_state_dict(state["state"])
     for memory, queue in zip(_memories(thing), state["queues"]):
-        for name, value in queue.items():
+        for name in QUEUE:  # and nothing else that a file may name
+            value = queue[name]
             setattr(memory, name, value.clone() if isinstance(value, Tensor) else value)
 
 

@@ -49,6 +49,21 @@ def test_changed_copies_are_near_and_others_are_not(tmp_path, change):
     assert [(pair.a, pair.b, pair.kind) for pair in pairs] == [(6, 0, "near"), (7, 1, "near")]
 
 
+@pytest.mark.parametrize("share", [0.9, 0.8])
+@pytest.mark.parametrize("cropped", ["pool", "test"])
+def test_crops_to_the_middle_are_near(tmp_path, share, cropped):
+    def crop(image):
+        width, height = (round(side * (1 - share) / 2) for side in image.size)
+        return image.crop((width, height, image.width - width, image.height - height)).resize((90, 70))
+
+    photos = [photo(i) for i in range(12)]
+    whole, crops = photos[:8], [crop(image) for image in photos[6:]]
+    sides = {"pool": whole, "test": crops} if cropped == "test" else {"pool": crops, "test": whole}
+    datasets = [save(tmp_path / name, images, "jpg", quality=70) for name, images in sides.items()]
+    pairs = [(pair.a, pair.b) for pair in find_duplicates(*datasets).pairs]
+    assert pairs == ([(6, 0), (7, 1)] if cropped == "test" else [(0, 6), (1, 7)])
+
+
 def test_blank_images_are_never_near():
     blank = [np.full((2, 8, 8), value, np.uint8) for value in (0, 3)]
     assert not find_duplicates(*(ImageDataset(images, mode="L") for images in blank)).pairs

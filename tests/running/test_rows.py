@@ -68,7 +68,7 @@ def test_a_row_may_be_added_with_settings_of_its_own(run, tmp_path):
         "rows=[teacher, iterated]", "student.lr=0.01"
     )  # rows that it does not name are free
     with pytest.raises(
-        ConfigError, match=r"slade was begun with other settings.*\n  student\.lr: 0\.001, now 0\.01"
+        ConfigError, match=r"slade was begun with other settings.*Changed: student\.lr: 0\.001, now 0\.01"
     ):
         run("rows=[teacher, slade, iterated]", "student.lr=0.01")
 

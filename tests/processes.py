@@ -1,0 +1,175 @@
+"""Commands and scripts in processes of their own, forked from one that has read torch."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pml_slade
+
+HERE = (Path(pml_slade.__file__).parents[1], Path(__file__).parent)
+PRELOADED = ("pml_slade.cli", "pml_slade.api", "pml_slade.running.run", "pml_slade.exporting", "images")
+LINES = {"COLUMNS": "500", "OMP_NUM_THREADS": "1"}
+"""Environment in which a message is a line."""
+OF_PML = 'optimizers is missing "trunk_optimizer"'
+"""What PML's own trainer says of a frozen trunk, which is no fault."""
+
+
+def forking():
+    """Multiprocessing whose processes are forked from one that has imported the package."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes", "pytest", *PRELOADED])
+    return context
+
+
+class Running:
+    """What runs beside the test, and what it printed once it has ended.
+
+    Attributes:
+        out: standard output, after `end`.
+        seconds: of processor time, its own and its children's, after `end`.
+    """
+
+    out = ""
+    seconds = 0.0
+
+    def __init__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        self._out, self._err = (Path(self._folder.name, name) for name in ("out", "err"))
+
+    def end(self, timeout=300):
+        """Wait; exit code, and the lines on standard error."""
+        code = self._wait(timeout)
+        self.out, err = (
+            file.read_text(encoding="utf-8", errors="surrogateescape") for file in (self._out, self._err)
+        )
+        self._folder.cleanup()
+        return code, [line for line in err.splitlines() if line != OF_PML]
+
+    def wait_for(self, folder, pattern="checkpoint-*.pt", timeout=120):
+        """Until such a file is there, or the process has ended."""
+        deadline = time.monotonic() + timeout
+        while not any(folder.glob(pattern)) and self.runs() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self
+
+    def signal(self, number):
+        """Send a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        return self
+
+    def children(self):
+        """Numbers of the processes that it started."""
+        return [int(p) for p in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+
+class Forked(Running):
+    """A function in a forked process.
+
+    Args:
+        target: a function of an importable module.
+        arguments: its arguments.
+        before: called in the process before anything else, such as to set limits.
+        environment: variables that are set there.
+    """
+
+    def __init__(self, target, *arguments, before=None, **environment):
+        super().__init__()
+        files = (str(self._out), str(self._err))
+        self._process = forking().Process(
+            target=_in_child, args=(target, arguments, files, LINES | environment, before)
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    def runs(self):
+        return self._process.is_alive()
+
+    def _wait(self, timeout):
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self._process.kill()
+            raise TimeoutError(f"it ran for more than {timeout} s")
+        return self._process.exitcode
+
+
+class Fresh(Running):
+    """A new Python, for what is settled when Python starts, such as the locale.
+
+    Args:
+        arguments: of Python.
+        environment: variables that are set there.
+    """
+
+    def __init__(self, *arguments, **environment):
+        super().__init__()
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                env=os.environ | LINES | {"PYTHONPATH": os.pathsep.join(map(str, HERE))} | environment,
+            )
+        self.pid = self._process.pid
+
+    def runs(self):
+        return self._process.poll() is None
+
+    def _wait(self, timeout):
+        return self._process.wait(timeout)
+
+
+def pml_slade_command(*arguments, ended=True):
+    """What `pml-slade ARGUMENTS` does; `ended=False`: something else follows if it ends well."""
+    from pml_slade.cli import main
+
+    sys.argv = ["pml-slade", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        if ended or end.code:
+            raise
+
+
+def script(code):
+    """Run Python code; an error made for people is a line, as a test would catch it."""
+    from pml_slade.exceptions import SladeError
+
+    try:
+        exec(compile(code, "script", "exec"), {"__name__": "__main__"})
+    except SladeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _in_child(target, arguments, files, environment, before):
+    for descriptor, name in zip((1, 2), files):
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, descriptor)
+        os.close(handle)
+    os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # loader processes start as they do in a command
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if before is not None:
+        before()
+    import torch
+
+    torch.set_num_threads(1)
+    target(*arguments)
+
+
+class Limit:
+    """A limit of the system on a process, as `before` of `Forked`."""
+
+    def __init__(self, kind, number):
+        self.kind, self.number = kind, number
+
+    def __call__(self):
+        resource.setrlimit(self.kind, (self.number, resource.getrlimit(self.kind)[1]))

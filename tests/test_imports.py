@@ -16,7 +16,7 @@ PACKAGE = "pml_slade"
 FLOORS = (
     {"exceptions"},
     {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping"},
-    {"averages", "checkpoints", "clustering", "distances", "locks"},
+    {"averages", "checkpoints", "clustering", "distances", "locks", "numerics"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
     {"pretraining"},
@@ -37,6 +37,7 @@ ONLY = {
     "checkpoints": {"exceptions"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
+    "numerics": {"exceptions", "functional"},
     "stopping": set(),
     "clustering": {"checks", "exceptions", "lazy"},
     "reports": {"checkpoints", "evaluation", "exceptions"},

@@ -182,7 +182,7 @@ class Run:
     def trunk(self) -> torch.nn.Module:
         """The trunk that nothing trains here, as it came."""
         models = build_models(self.config, self._pretrained())
-        return models["trunk"].to(self.runtime.device).eval()
+        return self.runtime.place(models["trunk"]).eval()
 
     @cached_property
     def feature_views(self) -> FeatureViews:
@@ -303,6 +303,7 @@ class Run:
             average=average,
             tolerance=config.tolerance,
             checkpoint_minutes=config.checkpoint_minutes,
+            numerics=self.runtime.numerics,
             progress=self.runtime.progress,
         )
         validation = self.splits.validation
@@ -314,7 +315,7 @@ class Run:
         """Models that nothing has trained here; the embedder may start at principal components."""
         models = build_models(self.config, pretrained)
         if self.is_frozen:
-            models["trunk"] = split(self.config, models["trunk"]).last.to(self.runtime.device)
+            models["trunk"] = self.runtime.place(split(self.config, models["trunk"]).last)
         if starts_principal(self.config):
             parts = (self.splits.labeled, self.splits.unlabeled.without_labels())
             found = [self.runtime.embed(self._images.plain(part), models["trunk"]) for part in parts]

@@ -221,6 +221,13 @@ class Config(Section):
     output: Path = Field(Path("runs/run"), description="folder of the run; the same command resumes it")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="of the models, not of losses; auto: bf16 on a GPU that has it, else fp32"
+    )
+    channels_last: bool | None = Field(
+        None, description="lay images out pixel by pixel in memory; null: where the trunk is convolutional"
+    )
+    compile: bool = Field(False, description="compile the models, by torch.compile, before they are trained")
     rows: list[str] = Field(
         ["start", "teacher", "control", "slade"],
         description=f"what to train and compare: any of {', '.join(METHODS)}, or methods of your own, such "

@@ -25,8 +25,9 @@ from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
 from ..exceptions import CheckpointError, DivergedError, MachineError
 from ..faults import told
+from ..numerics import Numerics
 from ..stopping import came, held, leave, released
-from ..trainers import load_trainer_state, trainer_metrics, trainer_state
+from ..trainers import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 from .clock import Clock
 from .epochs import EpochLoaders
@@ -58,6 +59,7 @@ class Stage:
         tolerance: prefer a later epoch that validates worse than the best by no more than this, in points
             of MAP@R. Few validation classes make for noise, and unlabeled images help others more than these.
         checkpoint_minutes: a checkpoint is written after so many minutes, too, not only after each epoch.
+        numerics: how models compute.
         progress: show a progress bar.
         history: figures of the epochs so far.
         best: the best models so far.
@@ -76,6 +78,7 @@ class Stage:
     keep_best: bool = True
     tolerance: float = 0.0
     checkpoint_minutes: float = math.inf
+    numerics: Numerics = field(default_factory=Numerics)
     progress: bool = True
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -116,6 +119,7 @@ def run_stage(stage: Stage) -> None:
     checkpoints = Checkpoints(stage.folder / "checkpoints")
     clock = Clock(stage.name, stage.checkpoint_minutes)
     with told(lambda: _resumes_at(stage, checkpoints)), held():
+        _set_numerics(stage)
         fresh = not _restore(stage, checkpoints)
         check_space(checkpoints, stage)
         if fresh and stage.validate is not None and stage.keep_best:
@@ -145,10 +149,24 @@ class _Epoch(NamedTuple):
     bar: Any
 
 
+def _set_numerics(stage: Stage) -> None:
+    trainer, numerics = stage.trainer, stage.numerics
+    if isinstance(trainer, StatefulTrainer):
+        trainer.numerics = numerics
+    elif numerics.precision != "fp32":
+        kind = type(trainer).__name__
+        logger.warning("%s: %s is no StatefulTrainer, so that it computes in fp32", stage.name, kind)
+    if numerics.compiled:
+        for model in trainer.models.values():
+            model.compile()
+
+
 def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
     """Train what is left of an epoch, and validate; return its figures, which are in a checkpoint then."""
 
     def save() -> None:
+        if isinstance(trainer, StatefulTrainer):
+            trainer.finite.settle()  # a checkpoint is sound
         tools.checkpoints.save(_state(stage), stage.step)
         tools.clock.save()
 
@@ -205,7 +223,8 @@ def _train_step(stage: Stage) -> None:
     seed_everything(stage.seed, trainer.epoch, trainer.iteration)
     try:
         trainer.forward_and_backward()
-        check_finite(trainer)
+        if not isinstance(trainer, StatefulTrainer):
+            check_finite(trainer)
     except DivergedError as error:
         raise DivergedError(
             f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."

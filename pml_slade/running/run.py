@@ -43,7 +43,7 @@ from .models import (
 )
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
-from .stages import Metrics, Stage, run_stage
+from .stages import Metrics, Stage, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
 from .verdict import verdict
 
@@ -113,6 +113,8 @@ class Run:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
         for sign in self.signs:
             logger.warning("%s", sign)
+        left = [m for m in self.config.chosen if m.trains and not self._is_done(m)]
+        check_space(self.folder, f"{len(left)} rows", self._parts, sum(self._turns(m) for m in left))
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)
@@ -172,6 +174,7 @@ class Run:
         models = build_models(self.config)
         if self.is_frozen:
             models["trunk"] = split(self.config, models["trunk"]).last
+        self._parts = list(models.values())
         for method in self.config.chosen:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
@@ -202,8 +205,7 @@ class Run:
         """Digest of the file that a row starts from, if any."""
         config = self.config
         if method.starts_from_teacher:
-            done = Row(self.folder, self.teacher.key).is_done_with(self._inputs(self.teacher))
-            file = self._model_file(self.teacher) if done else None
+            file = self._model_file(self.teacher) if self._is_done(self.teacher) else None
         elif method.is_teacher and config.teacher.run is not None:
             file = teacher_file(config.teacher.run)
         elif config.pretraining.steps:
@@ -243,6 +245,9 @@ class Run:
             result = replace(result, steps=theirs["steps"], images=theirs["images"])
         row.finish(asdict(result))
         return result
+
+    def _is_done(self, method: Method) -> bool:
+        return Row(self.folder, method.key).is_done_with(self._inputs(method))
 
     def _borrow(self, method: Method, run: Path) -> Models:
         """Take the teacher of another run."""

@@ -7,8 +7,8 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,8 @@ logger = logging.getLogger("pml_slade")
 Metrics = dict[str, float]
 Validate = Callable[[torch.nn.Module], Metrics]
 """Measures a module that turns images into embeddings."""
+KEPT = 2
+"""Checkpoints of a stage."""
 COPIES = 5
 """Of what is learned, in a checkpoint: itself, two moments of an optimizer, an average, the best so far."""
 
@@ -116,12 +118,13 @@ def run_stage(stage: Stage) -> None:
         DivergedError: the loss is not finite.
         CheckpointError: checkpoints exist, but none can be read.
     """
-    checkpoints = Checkpoints(stage.folder / "checkpoints")
+    checkpoints = Checkpoints(stage.folder / "checkpoints", KEPT)
     clock = Clock(stage.name, stage.checkpoint_minutes)
     with told(lambda: _resumes_at(stage, checkpoints)), held():
         _set_numerics(stage)
         fresh = not _restore(stage, checkpoints)
-        check_space(checkpoints, stage)
+        parts = (*stage.models.values(), *stage.trainer.loss_funcs.values())
+        check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
             _keep_best(stage, 0, _validate(stage, clock)["MAP@R"])
         records = _Records(stage.folder / "records", stage.history)
@@ -165,14 +168,12 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
     """Train what is left of an epoch, and validate; return its figures, which are in a checkpoint then."""
 
     def save() -> None:
-        if isinstance(trainer, StatefulTrainer):
-            trainer.finite.settle()  # a checkpoint is sound
         tools.checkpoints.save(_state(stage), stage.step)
         tools.clock.save()
 
     trainer, first = stage.trainer, stage.step - (epoch - 1) * stage.epoch_steps
     tools.loaders.begin(epoch, stage.epoch_steps, first)
-    with train_loaders_by(tools.loaders.make):
+    with train_loaders_by(tools.loaders.make), _stage_named(stage):
         with released():
             _begin_epoch(stage, epoch)
         for trainer.iteration in range(first, stage.epoch_steps):
@@ -180,8 +181,10 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
             tools.bar.update()
             tools.clock.step(stage.steps - stage.step, stage.epochs - len(stage.history))
             if came() or tools.clock.is_due():
+                _settle(trainer)
                 save()
                 leave()
+        _settle(trainer)
     row = {"epoch": float(epoch), **{name: float(total) for name, total in stage.totals.items()}}
     if stage.validate is not None:
         try:
@@ -221,14 +224,9 @@ def _train_step(stage: Stage) -> None:
     """One step, as PML's trainers take it; what is drawn depends on seed, epoch and step alone."""
     trainer = stage.trainer
     seed_everything(stage.seed, trainer.epoch, trainer.iteration)
-    try:
-        trainer.forward_and_backward()
-        if not isinstance(trainer, StatefulTrainer):
-            check_finite(trainer)
-    except DivergedError as error:
-        raise DivergedError(
-            f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
-        ) from None
+    trainer.forward_and_backward()
+    if not isinstance(trainer, StatefulTrainer):
+        check_finite(trainer)
     if stage.average is not None:
         stage.average(trainer)
     for name, value in {**trainer.losses, **trainer_metrics(trainer)}.items():
@@ -238,26 +236,49 @@ def _train_step(stage: Stage) -> None:
     stage.step += 1
 
 
+def _settle(trainer: Any) -> None:
+    """Make sure that the last step was sound, before its weights are used or kept."""
+    if isinstance(trainer, StatefulTrainer):
+        trainer.finite.settle()
+
+
+@contextmanager
+def _stage_named(stage: Stage) -> Iterator[None]:
+    """Say which stage diverged."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(
+            f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
+        ) from None
+
+
 def _validate(stage: Stage, clock: Clock) -> Metrics:
     assert stage.validate is not None
     with released(), clock.validation():
         return stage.validate()
 
 
-def check_space(checkpoints: Checkpoints, stage: Stage) -> None:
+def check_space(folder: Path, what: str, parts: Iterable[torch.nn.Module], stages: int = 1) -> None:
     """Refuse to train what the disk cannot hold.
 
+    Args:
+        folder: where checkpoints go; those that are there already are not counted twice.
+        what: is trained, for people.
+        parts: models and losses of a stage.
+        stages: how many are to come.
+
     Raises:
-        MachineError: says how much the checkpoints of the stage take, and where.
+        MachineError: says how much checkpoints take, and where.
     """
-    parts = [*stage.models.values(), *stage.trainer.loss_funcs.values()]
     learned = sum(x.nbytes for part in parts for x in (*part.parameters(), *part.buffers()))
-    needed = (checkpoints.keep + 1) * COPIES * learned
-    there, free = free_space(checkpoints.folder)
+    present = sum(file.stat().st_size for file in folder.glob("**/checkpoint-*.pt"))
+    needed = (stages * KEPT + 1) * COPIES * learned - present
+    there, free = free_space(folder)
     if needed > free:
         raise MachineError(
-            f"{there}: checkpoints of {stage.name} take about {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} are free. Free some, or give another output folder."
+            f"{there}: checkpoints of {what} take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are "
+            "free. Free some, or give another output folder."
         )
 
 

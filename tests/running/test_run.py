@@ -3,7 +3,9 @@
 import csv
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from safetensors.torch import load_file
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
-from pml_slade.exceptions import ConfigError, DataError, SladeError
+from pml_slade.exceptions import ConfigError, DataError, MachineError, SladeError
 from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.methods import METHODS
 from pml_slade.methods.settings import BasisConfig, Section
@@ -561,6 +563,13 @@ def test_a_row_may_be_added_and_only_it_is_trained(run):
     best = max(results.values(), key=lambda r: r.validation["MAP@R"]).row
     assert contents(run.folder / "model.safetensors") == run.weights(best)
     assert [r["row"] for r in json.loads((run.folder / "results.json").read_text())] == list(results)
+
+
+def test_a_disk_that_will_not_hold_all_rows_is_seen_before_the_first_one_is_trained(run, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=30_000))
+    with pytest.raises(MachineError, match="checkpoints of 5 rows take about"):
+        run("rows=[teacher, control, pseudo, slade, oracle]")
+    assert run.events == []
 
 
 def test_a_run_folder_may_be_moved(run):

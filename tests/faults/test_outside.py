@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_what_is_resumed_comes_out_the_same(folders,
     limit = (resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
     code, [line] = train(folders, run, *SHORT, limit=limit).end()
     assert code == 2
-    assert f"{run}/teacher/checkpoints/checkpoint-1.pt: File too large." in line
+    assert f"{run}/teacher/checkpoints/checkpoint-4.pt: File too large." in line
     assert "(Teacher, step 0 of 8)" in line
     assert train(folders, run, *SHORT).end() == (0, [])
     assert weights(run) == weights(undisturbed)

@@ -13,6 +13,10 @@ import torch
 from .clustering import embed
 from .datasets.pseudo_label_dataset import first_of_item
 from .exceptions import ConfigError
+from .numerics import Computing, Numerics
+
+USUAL = Numerics(channels_last=None)
+"""float32, and images laid out as suits the model."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Runtime:
         device: that computes.
         workers: data loader processes.
         progress: whether progress is shown: bars on a terminal, else lines.
+        numerics: how models compute.
 
     Examples:
         >>> runtime = Runtime.find("cpu")
@@ -33,20 +38,28 @@ class Runtime:
     device: torch.device
     workers: int = 0
     progress: bool = False
+    numerics: Numerics = USUAL
 
     @classmethod
-    def find(cls, device: str = "auto", workers: int = 0, progress: bool = False) -> Runtime:
+    def find(
+        cls,
+        device: str = "auto",
+        workers: int = 0,
+        progress: bool = False,
+        numerics: Numerics = USUAL,
+    ) -> Runtime:
         """Return the runtime of a device by name; "auto" is the first GPU where there is one.
 
         Raises:
-            ConfigError: no such device, or several processes were launched.
+            ConfigError: no such device or precision, or several processes were launched.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a run trains in one process; start it without "
                 "torchrun."
             )
-        return cls(_device(device), workers, progress)
+        found = _device(device)
+        return cls(found, workers, progress, numerics.on(found))
 
     @property
     def bars(self) -> bool:
@@ -58,11 +71,15 @@ class Runtime:
         """The same without progress bars."""
         return replace(self, progress=False)
 
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Move a model to the device, laid out in memory as suits it."""
+        return self.numerics.place(model, self.device)
+
     def embed(self, dataset: Any, model: torch.nn.Module, batch_size: int = 256) -> np.ndarray:
         """Embed every item of a dataset, in order, see `clustering.embed`; float32 (N, d)."""
         return embed(
             dataset,
-            model.to(self.device),
+            Computing(self.place(model), self.numerics),
             data_getter=first_of_item,
             batch_size=batch_size,
             device=self.device,

@@ -16,7 +16,7 @@ PACKAGE = "pml_slade"
 FLOORS = (
     {"exceptions"},
     {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping", "strangers"},
-    {"averages", "checkpoints", "clustering", "distances", "locks"},
+    {"averages", "checkpoints", "clustering", "distances", "locks", "numerics"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
     {"pretraining"},
@@ -40,6 +40,7 @@ ONLY = {
     "checkpoints": {"exceptions", "strangers"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
+    "numerics": {"exceptions", "functional"},
     "stopping": set(),
     "strangers": set(),
     "clustering": {"checks", "exceptions", "lazy"},

@@ -49,8 +49,6 @@ class ClusterBasisLoss(BaseMetricLossFunction):
         torch.Size([])
     """
 
-    num_active: Tensor
-
     def __init__(
         self, basis: FeatureBasisLoss, num_clusters: int, margin: float = 0.0, **kwargs: Any
     ) -> None:
@@ -71,7 +69,7 @@ class ClusterBasisLoss(BaseMetricLossFunction):
         self.margin = margin
         self.V = torch.nn.Parameter(torch.empty(num_clusters, basis.embedding_size))
         basis.weight_init_func(self.V)
-        self.register_buffer("num_active", torch.tensor(num_clusters))
+        self.num_active = num_clusters
         self.add_to_recordable_attributes(list_of_names=["num_clusters"], is_stat=False)
 
     @property
@@ -96,7 +94,25 @@ class ClusterBasisLoss(BaseMetricLossFunction):
                 f"{tuple(centroids.shape)}."
             )
         self.V[:k] = centroids.to(self.V)
-        self.num_active.fill_(k)
+        self.num_active = k
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many of the vectors stand for a cluster."""
+        return {"num_active": self.num_active}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on with as many."""
+        self.num_active = state["num_active"]
+
+    def forward(self, embeddings: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss; see PML's BaseMetricLossFunction for the arguments.
+
+        Labels are looked at where they are: those on the host cost no wait for the device.
+        """
+        if len(embeddings):
+            self._check(embeddings, labels)
+        loss: Tensor = super().forward(embeddings, labels, *args, **kwargs)
+        return loss
 
     def compute_loss(
         self,
@@ -113,9 +129,7 @@ class ClusterBasisLoss(BaseMetricLossFunction):
             )
         if len(embeddings) == 0:
             return self.zero_losses()
-        active = int(self.num_active)
-        self._check(embeddings, labels, self.basis.num_classes + active)
-        vectors = torch.cat([self.basis.W, self.V[:active]])
+        vectors = torch.cat([self.basis.W, self.V[: self.num_active]])
         scale = self.basis.logit_scale
         logits = functional.basis_logits(embeddings, vectors, scale)
         if scale is not None and self.margin:
@@ -124,14 +138,15 @@ class ClusterBasisLoss(BaseMetricLossFunction):
         indices = torch.arange(len(embeddings), device=embeddings.device)
         return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
 
-    def _check(self, embeddings: Tensor, labels: Tensor, end: int) -> None:
+    def _check(self, embeddings: Tensor, labels: Tensor) -> None:
         if embeddings.shape[1] != self.V.shape[1]:
             raise ValueError(
                 f"embeddings have size {embeddings.shape[1]}, but the basis was made with "
                 f"embedding_size={self.V.shape[1]}."
             )
+        end = self.basis.num_classes + self.num_active
         if labels.min() < 0 or labels.max() >= end:
             raise ValueError(
                 f"labels must be in [0, {end}), those of {self.basis.num_classes} classes and of "
-                f"{int(self.num_active)} clusters, got {labels.min().item()} to {labels.max().item()}."
+                f"{self.num_active} clusters, got {labels.min().item()} to {labels.max().item()}."
             )

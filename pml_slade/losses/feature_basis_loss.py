@@ -60,6 +60,7 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     neg_mean: Tensor
     neg_var: Tensor
     neg_batches: Tensor
+    _annotated: Tensor | None = None
 
     def __init__(
         self,
@@ -150,10 +151,22 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             return None
         return pos.mean.item(), neg.mean.item()
 
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss; see PML's BaseMetricLossFunction for the arguments.
+
+        Labels are looked at where they are: those on the host cost no wait for the device.
+        """
+        self._annotated = self._find_annotated(embeddings, labels)
+        try:
+            loss: Tensor = super().forward(embeddings, labels, *args, **kwargs)
+        finally:
+            self._annotated = None
+        return loss
+
     def compute_loss(
         self,
         embeddings: Tensor,
-        labels: Tensor | None,
+        labels: Tensor,
         indices_tuple: Any = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
@@ -163,9 +176,10 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         `indices_tuple` and `ref_emb` concern the regulariser's pairs alone; Eq. 3 always takes every
         annotated sample.
         """
-        labels = self._check(embeddings, labels)
-        loss_dict = self.zero_losses()
-        annotated = torch.where(labels < self.num_classes)[0]
+        annotated = (
+            self._annotated if self._annotated is not None else self._find_annotated(embeddings, labels)
+        )
+        loss_dict, labels = self.zero_losses(), labels.long()
         if len(annotated) > 0:
             loss_dict["ce_loss"] = {
                 "losses": functional.basis_cross_entropy(  # Eq. 3
@@ -237,7 +251,8 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             setattr(self, f"mu_{side}", moments.mean.item())
             setattr(self, f"var_{side}", moments.var.item())
 
-    def _check(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+    def _find_annotated(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        """Positions of annotated samples, on the device of the embeddings, after a look at all labels."""
         if labels is None:
             raise ValueError("labels are required: annotated ones and pseudo-labels in one tensor.")
         if embeddings.shape[1] != self.embedding_size:
@@ -250,7 +265,8 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
                 f"labels must not be negative, got {labels.min().item()}; leave samples without a "
                 "label out of the batch."
             )
-        return labels.long()
+        annotated = torch.where(labels < self.num_classes)[0]
+        return annotated.to(embeddings.device, non_blocking=True)
 
     def _sub_loss_names(self) -> list[str]:
         return ["ce_loss", *([f"{self.regularizer}_loss"] if self.regularizer else [])]

@@ -78,12 +78,22 @@ def build_optimizer(
     if kind is None:
         near = difflib.get_close_matches(stage.optimizer, [*optimizers, "LARS"], n=1, cutoff=0.0)[0]
         raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
-    arguments = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay, **stage.further_arguments}
+    usual = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
+    arguments = {**usual, **stage.further_arguments}
+    if _may_be_fused(kind, groups, arguments):
+        arguments["fused"] = True
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer
+
+
+def _may_be_fused(kind: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]) -> bool:
+    """Whether an optimizer can take its step on a GPU in one go, and nothing else was asked of it."""
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    asked = {"fused", "foreach", "differentiable"} & set(arguments)
+    return on_gpu and not asked and "fused" in inspect.signature(kind).parameters
 
 
 def build_optimizers(

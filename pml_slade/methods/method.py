@@ -157,7 +157,7 @@ class Method(ABC):
         from .building import build_cosine_schedulers
 
         settings = self.training(job)
-        models = {name: model.to(job.runtime.device) for name, model in models.items()}
+        models = {name: job.runtime.place(model) for name, model in models.items()}
         average = None if settings.average is None else ModelAverage(models, settings.average)
         trainer = self.trainer(job, models, average, folder)
         if settings.schedule == "cosine":

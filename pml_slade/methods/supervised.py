@@ -27,11 +27,13 @@ class Supervised(Method):
         return self.images_a_step(job)
 
     def trainer(self, job: Job, models: Models, average: ModelAverage | None, folder: Path) -> Any:
-        """Return PML's own trainer of a loss."""
-        from pytorch_metric_learning.trainers import MetricLossOnly
+        """Return PML's trainer of a loss."""
+        from ..trainers import SupervisedTrainer
 
         losses = {"metric_loss": self.loss(job).to(job.runtime.device)}
-        return MetricLossOnly(**self.recipe(job), **self.learning(job, models, losses), **self.reading(job))
+        return SupervisedTrainer(
+            **self.recipe(job), **self.learning(job, models, losses), **self.reading(job)
+        )
 
     def recipe(self, job: Job) -> dict[str, Any]:
         """Arguments of the trainer that are the method's own."""

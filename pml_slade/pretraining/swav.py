@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -29,7 +28,8 @@ MIN_EPSILON = 1 / 80
 """Sinkhorn starts from exp(cosine / epsilon), which float32 holds up to exp(88)."""
 
 COLLAPSE_ENTROPY, COLLAPSE_STEPS = 0.1, 50
-"""Our choice: over 50 iterations, healthy runs on Glyphs were above 0.4 and a collapsed one below 0.06."""
+"""Our choice: over 50 iterations, healthy runs on Glyphs were above 0.4 and a collapsed one below 0.06. So
+often they are looked at, for that waits for the device."""
 
 
 class SwAVLoss(torch.nn.Module):
@@ -94,7 +94,7 @@ class SwAVLoss(torch.nn.Module):
         self.prototypes.normalize()
         self.swav_loss: Any = loss_class(temperature, sinkhorn_iterations, epsilon)
         self.register_buffer("queue", torch.zeros(2, 0, embedding_size))
-        self.assignment_entropy, self.prototypes_in_use = 1.0, float(num_prototypes)
+        self.entropy = torch.tensor(math.log(num_prototypes))
         c_f.add_to_recordable_attributes(self, list_of_names=["assignment_entropy", "prototypes_in_use"])
 
     def forward(
@@ -139,6 +139,16 @@ class SwAVLoss(torch.nn.Module):
         new = torch.stack([self._unit(view) for view in global_views])
         self.queue = torch.cat([new, self.queue], dim=1)[:, :queue_length]
 
+    @property
+    def assignment_entropy(self) -> float:
+        """See the class; to read it waits for the device, as for `prototypes_in_use`."""
+        return float(self.entropy) / math.log(self.num_prototypes)
+
+    @property
+    def prototypes_in_use(self) -> float:
+        """See the class."""
+        return math.exp(float(self.entropy))
+
     def extra_repr(self) -> str:
         """The sizes, for `repr`."""
         return f"num_prototypes={self.num_prototypes}, embedding_size={self.embedding_size}"
@@ -150,10 +160,9 @@ class SwAVLoss(torch.nn.Module):
     def _note_assignment(self, scores: list[Tensor]) -> None:
         # Not the mean of Sinkhorn's assignments, which is uniform by construction, collapsed or not.
         nearest = torch.cat(scores).argmax(dim=1)
-        share = torch.bincount(nearest, minlength=self.num_prototypes) / len(nearest)
-        entropy = float(torch.special.entr(share).sum())
-        self.assignment_entropy = entropy / math.log(self.num_prototypes)
-        self.prototypes_in_use = math.exp(entropy)
+        count = torch.zeros(self.num_prototypes, device=nearest.device)
+        count.index_add_(0, nearest, torch.ones_like(nearest, dtype=count.dtype))
+        self.entropy = torch.special.entr(count / len(nearest)).sum()
 
     def _check(self, global_views: Sequence[Tensor], local_views: Sequence[Tensor]) -> None:
         if len(global_views) != 2:
@@ -252,7 +261,7 @@ class SwAVTrainer(StatefulTrainer):
         self.freeze_prototypes = FROZEN_PASSES * steps if freeze_prototypes is None else freeze_prototypes
         for name in ("queue_batches", "queue_from_iteration", "freeze_prototypes"):
             check_int(name, getattr(self, name), at_least=0)
-        self._entropies: deque[float] = deque(maxlen=COLLAPSE_STEPS)
+        self._entropies: list[Tensor] = []
         self._warned = False
         super().__init__(
             models=dict(models),
@@ -299,26 +308,31 @@ class SwAVTrainer(StatefulTrainer):
             for parameter in self.swav_loss.prototypes.parameters():
                 parameter.grad = None
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """Return ``prototypes_in_use``, see SwAVLoss."""
-        return {"prototypes_in_use": self.swav_loss.prototypes_in_use}
+        return {"prototypes_in_use": self.swav_loss.entropy.exp()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is watched for a collapse."""
-        return {"entropies": list(self._entropies), "warned": self._warned}
+        watched = {"entropies": list(self._entropies), "warned": self._warned}
+        return {**super().get_extra_state(), **watched}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on watching."""
-        self._entropies = deque(state["entropies"], maxlen=COLLAPSE_STEPS)
+        super().set_extra_state(state)
+        self._entropies = [entropy.to(self.data_device) for entropy in state["entropies"]]
         self._warned = state["warned"]
 
     def _watch_collapse(self) -> None:
         loss = self.swav_loss
         if self._warned or self.get_global_iteration() < self.freeze_prototypes:
             return
-        self._entropies.append(loss.assignment_entropy)
-        mean = sum(self._entropies) / COLLAPSE_STEPS
-        if len(self._entropies) == COLLAPSE_STEPS and mean < COLLAPSE_ENTROPY:
+        self._entropies.append(loss.entropy)
+        if len(self._entropies) < COLLAPSE_STEPS:
+            return
+        mean = float(torch.stack(self._entropies).mean()) / math.log(loss.num_prototypes)
+        self._entropies.clear()
+        if mean < COLLAPSE_ENTROPY:
             self._warned = True
             logger.warning(
                 "SwAV has collapsed: for %d iterations nearly all images went to the same prototype (a batch "

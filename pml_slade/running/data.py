@@ -21,6 +21,7 @@ from ..datasets.omniglot import omniglot_splits
 from ..datasets.splits import Splits, check_gallery, parts, split_validation
 from ..datasets.views import Views
 from ..exceptions import ConfigError, DataError
+from ..numerics import Numerics
 from ..runtime import Runtime, cpu_workers
 from .models import build_trunk_input
 from .settings import Config, DataConfig
@@ -44,7 +45,8 @@ def build_runtime(config: Config, progress: bool = False) -> Runtime:
     workers = config.data.workers
     if workers is None:
         workers = cpu_workers() if config.data.kind == "images" else 0
-    return Runtime.find(config.device, workers, progress)
+    numerics = Numerics(config.precision, config.channels_last, config.compile)
+    return Runtime.find(config.device, workers, progress, numerics)
 
 
 def build_splits(config: Config) -> Splits:

@@ -32,9 +32,9 @@ class EpochLoaders:
         device: that computes; batches for a GPU are put together where it can fetch them by itself.
     """
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int, device: torch.device | str) -> None:
         self.seed = seed
-        self.pin = device.type == "cuda"
+        self.pin = torch.device(device).type == "cuda"
         self._kept: dict[int, _Kept] = {}
         self._made = 0
 

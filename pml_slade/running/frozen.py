@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ def build_feature_views(config: Config, views: Views, part: SplitTrunk, runtime:
     plain = transforms(kind, size, mode, trunk_input=expected)
     augmented = transforms(kind, size, mode, True, views.strength, expected)
 
+    exact = replace(runtime, numerics=replace(runtime.numerics, precision="fp32"))  # runs share them
+
     def extract(images: ImageDataset) -> np.ndarray:
         seed_everything(0, len(images))
-        return runtime.embed(images, part.first)
+        return exact.embed(images, part.first)
 
     def keep(each: list[Any]) -> FeatureStore:
         shard = max(16, min(MOST_IMAGES, MOST_VALUES // (part.size * len(each))))

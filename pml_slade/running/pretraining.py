@@ -122,6 +122,7 @@ def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validat
         validate=None if validate is None else lambda: validate(trunk),
         keep_best=False,
         checkpoint_minutes=config.checkpoint_minutes,
+        numerics=runtime.numerics,
         progress=runtime.progress,
     )
     run_stage(stage)
@@ -154,7 +155,7 @@ def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrain
     if given is not None:
         _go_on(head, given.head, "projection head")
         _go_on(loss.prototypes.heads[0], given.prototypes, "prototypes")
-    parts = {"trunk": trunk.to(device), "embedder": head.to(device), "metric_loss": loss.to(device)}
+    parts = {"trunk": runtime.place(trunk), "embedder": head.to(device), "metric_loss": loss.to(device)}
     optimizers = {
         f"{name}_optimizer": build_optimizer(
             settings, [{"params": list(part.parameters())}], "pretraining.optimizer"

@@ -44,7 +44,7 @@ from .models import (
 )
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
-from .stages import Metrics, Stage, run_stage
+from .stages import Metrics, Stage, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
 from .verdict import verdict
 
@@ -114,6 +114,8 @@ class Run:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
         for sign in self.signs:
             logger.warning("%s", sign)
+        left = [m for m in self.config.chosen if m.trains and not self._is_done(m)]
+        check_space(self.folder, f"{len(left)} rows", self._parts, sum(self._turns(m) for m in left))
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)
@@ -182,6 +184,7 @@ class Run:
         models = build_models(self.config)
         if self.is_frozen:
             models["trunk"] = split(self.config, models["trunk"]).last
+        self._parts = list(models.values())
         for method in self.config.chosen:
             Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
@@ -192,7 +195,7 @@ class Run:
     def trunk(self) -> torch.nn.Module:
         """The trunk that nothing trains here, as it came."""
         models = build_models(self.config, self._pretrained())
-        return models["trunk"].to(self.runtime.device).eval()
+        return self.runtime.place(models["trunk"]).eval()
 
     @cached_property
     def feature_views(self) -> FeatureViews:
@@ -212,8 +215,7 @@ class Run:
         """Digest of the file that a row starts from, if any."""
         config = self.config
         if method.starts_from_teacher:
-            done = Row(self.folder, self.teacher.key).is_done_with(self._inputs(self.teacher))
-            file = self._model_file(self.teacher) if done else None
+            file = self._model_file(self.teacher) if self._is_done(self.teacher) else None
         elif method.is_teacher and config.teacher.run is not None:
             file = teacher_file(config.teacher.run)
         elif config.pretraining.steps:
@@ -336,6 +338,7 @@ class Run:
             average=average,
             tolerance=config.tolerance,
             checkpoint_minutes=config.checkpoint_minutes,
+            numerics=self.runtime.numerics,
             progress=self.runtime.progress,
         )
         validation = self.splits.validation
@@ -347,7 +350,7 @@ class Run:
         """Models that nothing has trained here; the embedder may start at principal components."""
         models = build_models(self.config, pretrained)
         if self.is_frozen:
-            models["trunk"] = split(self.config, models["trunk"]).last.to(self.runtime.device)
+            models["trunk"] = self.runtime.place(split(self.config, models["trunk"]).last)
         if starts_principal(self.config):
             parts = (self.splits.labeled, self.splits.unlabeled.without_labels())
             found = [self.runtime.embed(self._images.plain(part), models["trunk"]) for part in parts]

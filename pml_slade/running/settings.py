@@ -261,6 +261,13 @@ class Config(Section):
     output: Path = Field(Path("runs/run"), description="folder of the run; repeat the command to resume it")
     seed: int = Field(0, ge=0, description="seed of all random numbers")
     device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: the first GPU if there is one")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="of the models; losses are in float32; auto: bf16 on a GPU that has it, else fp32"
+    )
+    channels_last: bool | None = Field(
+        None, description="keep the channels of a pixel together in memory; null: for convolutional trunks"
+    )
+    compile: bool = Field(False, description="compile the models with torch.compile before training")
     rows: list[str] = Field(
         ["start", "teacher", "control", "slade"],
         description=f"what to train and compare: any of {', '.join(METHODS)}, or a method of your own, such "

@@ -7,8 +7,8 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,9 @@ from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
 from ..exceptions import CheckpointError, DivergedError, MachineError, SladeError
 from ..faults import told
+from ..numerics import Numerics
 from ..stopping import came, held, leave, released
-from ..trainers import load_trainer_state, trainer_metrics, trainer_state
+from ..trainers import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 from .clock import Clock
 from .epochs import EpochLoaders
@@ -37,6 +38,8 @@ logger = logging.getLogger("pml_slade")
 Metrics = dict[str, float]
 Validate = Callable[[torch.nn.Module], Metrics]
 """Measures a module that turns images into embeddings."""
+KEPT = 2
+"""Checkpoints of a stage."""
 COPIES = 5
 """Of what is learned, in a checkpoint: itself, two moments of an optimizer, an average, the best so far."""
 
@@ -59,6 +62,7 @@ class Stage:
         tolerance: prefer a later epoch that validates worse than the best by no more than this, in points
             of MAP@R. Few validation classes make for noise, and unlabeled images help others more than these.
         checkpoint_minutes: a checkpoint is written after so many minutes, too, not only after each epoch.
+        numerics: how models compute.
         progress: show a progress bar.
         history: figures of the epochs so far.
         best: the best models so far.
@@ -77,6 +81,7 @@ class Stage:
     keep_best: bool = True
     tolerance: float = 0.0
     checkpoint_minutes: float = math.inf
+    numerics: Numerics = field(default_factory=Numerics)
     progress: bool = True
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -114,11 +119,13 @@ def run_stage(stage: Stage) -> None:
         DivergedError: the loss is not finite.
         CheckpointError: checkpoints exist, but none can be read.
     """
-    checkpoints = Checkpoints(stage.folder / "checkpoints")
+    checkpoints = Checkpoints(stage.folder / "checkpoints", KEPT)
     clock = Clock(stage.name, stage.checkpoint_minutes)
     with told(lambda: _resumes_at(stage, checkpoints)), held():
+        _set_numerics(stage)
         fresh = not _restore(stage, checkpoints)
-        check_space(checkpoints, stage)
+        parts = (*stage.models.values(), *stage.trainer.loss_funcs.values())
+        check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
             _keep_best(stage, 0, _validate(stage, clock)["MAP@R"])
         records = _Records(stage.folder / "records", stage.history)
@@ -146,6 +153,18 @@ class _Epoch(NamedTuple):
     bar: Any
 
 
+def _set_numerics(stage: Stage) -> None:
+    trainer, numerics = stage.trainer, stage.numerics
+    if isinstance(trainer, StatefulTrainer):
+        trainer.numerics = numerics
+    elif numerics.precision != "fp32":
+        kind = type(trainer).__name__
+        logger.warning("%s: %s is no StatefulTrainer, so that it computes in fp32", stage.name, kind)
+    if numerics.compiled:
+        for model in trainer.models.values():
+            model.compile()
+
+
 def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
     """Train what is left of an epoch, and validate; return its figures, which are in a checkpoint then."""
 
@@ -155,7 +174,7 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
 
     trainer, first = stage.trainer, stage.step - (epoch - 1) * stage.epoch_steps
     tools.loaders.begin(epoch, stage.epoch_steps, first)
-    with train_loaders_by(tools.loaders.make):
+    with train_loaders_by(tools.loaders.make), _stage_named(stage):
         with released():
             _begin_epoch(stage, epoch)
         for trainer.iteration in range(first, stage.epoch_steps):
@@ -163,8 +182,10 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
             tools.bar.update()
             tools.clock.step(stage.steps - stage.step, stage.epochs - len(stage.history))
             if came() or tools.clock.is_due():
+                _settle(trainer)
                 save()
                 leave()
+        _settle(trainer)
     row = {"epoch": float(epoch), **{name: float(total) for name, total in stage.totals.items()}}
     if stage.validate is not None:
         try:
@@ -204,13 +225,9 @@ def _train_step(stage: Stage) -> None:
     """One step, as PML's trainers take it; what is drawn depends on seed, epoch and step alone."""
     trainer = stage.trainer
     seed_everything(stage.seed, trainer.epoch, trainer.iteration)
-    try:
-        trainer.forward_and_backward()
+    trainer.forward_and_backward()
+    if not isinstance(trainer, StatefulTrainer):
         check_finite(trainer)
-    except DivergedError as error:
-        raise DivergedError(
-            f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
-        ) from None
     if stage.average is not None:
         stage.average(trainer)
     for name, value in {**trainer.losses, **trainer_metrics(trainer)}.items():
@@ -220,26 +237,49 @@ def _train_step(stage: Stage) -> None:
     stage.step += 1
 
 
+def _settle(trainer: Any) -> None:
+    """Make sure that the last step was sound, before its weights are used or kept."""
+    if isinstance(trainer, StatefulTrainer):
+        trainer.finite.settle()
+
+
+@contextmanager
+def _stage_named(stage: Stage) -> Iterator[None]:
+    """Say which stage diverged."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(
+            f"{stage.name}: {error} What was trained until the last checkpoint is kept in {stage.folder}."
+        ) from None
+
+
 def _validate(stage: Stage, clock: Clock) -> Metrics:
     assert stage.validate is not None
     with released(), clock.validation():
         return stage.validate()
 
 
-def check_space(checkpoints: Checkpoints, stage: Stage) -> None:
+def check_space(folder: Path, what: str, parts: Iterable[torch.nn.Module], stages: int = 1) -> None:
     """Refuse to train what the disk cannot hold.
 
+    Args:
+        folder: where checkpoints go; those that are there already are not counted twice.
+        what: is trained, for people.
+        parts: models and losses of a stage.
+        stages: how many are to come.
+
     Raises:
-        MachineError: says how much the checkpoints of the stage take, and where.
+        MachineError: says how much checkpoints take, and where.
     """
-    parts = [*stage.models.values(), *stage.trainer.loss_funcs.values()]
     learned = sum(x.nbytes for part in parts for x in (*part.parameters(), *part.buffers()))
-    needed = (checkpoints.keep + 1) * COPIES * learned
-    there, free = free_space(checkpoints.folder)
+    present = sum(file.stat().st_size for file in folder.glob("**/checkpoint-*.pt"))
+    needed = (stages * KEPT + 1) * COPIES * learned - present
+    there, free = free_space(folder)
     if needed > free:
         raise MachineError(
-            f"{there}: checkpoints of {stage.name} take about {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} are free. Free some, or give another output folder."
+            f"{there}: checkpoints of {what} take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are "
+            "free. Free some, or give another output folder."
         )
 
 

@@ -7,6 +7,7 @@ from .neighbour_trainer import NeighbourTrainer
 from .pool_labeler import PoolLabeler
 from .self_training_trainer import SelfTrainingTrainer
 from .state import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
+from .supervised_trainer import SupervisedTrainer
 
 __all__ = [
     "MomentumTrainer",
@@ -16,6 +17,7 @@ __all__ = [
     "SelfTaughtTrainer",
     "SelfTrainingTrainer",
     "StatefulTrainer",
+    "SupervisedTrainer",
     "check_relabeling",
     "load_trainer_state",
     "trainer_metrics",

@@ -167,26 +167,99 @@ def check_finite(trainer: Any) -> None:
     Raises:
         DivergedError: names the step and the losses.
     """
-    if math.isfinite(_number(trainer.losses["total_loss"])):
-        return
-    values = {name: _number(loss) for name, loss in trainer.losses.items()}
-    raise DivergedError(
-        f"the loss became {values['total_loss']} in step {trainer.get_global_iteration() + 1} ({values}). "
-        "Lower the learning rate."
+    if not math.isfinite(_number(trainer.losses["total_loss"])):
+        values = {name: _number(loss) for name, loss in trainer.losses.items()}
+        raise _diverged_loss(trainer.get_global_iteration() + 1, values)
+
+
+class FiniteWatch:
+    """Stops a training whose losses or embeddings are not finite, without waiting for a GPU.
+
+    There, what a step computed is looked at in the next one, or when `settle` is called; elsewhere at once.
+
+    Args:
+        device: that computes.
+    """
+
+    def __init__(self, device: torch.device | str | None) -> None:
+        self.late = torch.device(device or "cpu").type == "cuda"
+        self._embeddings: torch.Tensor | None = None
+        self._last: tuple[int, list[str], torch.Tensor, Any] | None = None
+
+    def embeddings(self, trainer: Any, embeddings: torch.Tensor) -> None:
+        """Look at the embeddings of a step; many losses of PML do not show what is wrong with these.
+
+        Raises:
+            DivergedError: names the step.
+        """
+        finite = torch.isfinite(embeddings.detach()).all()
+        if self.late:
+            self._embeddings = finite
+        elif not finite:
+            raise _diverged_embeddings(trainer.get_global_iteration() + 1)
+
+    def losses(self, trainer: Any) -> None:
+        """Look at the losses of a step, before it is taken.
+
+        Raises:
+            DivergedError: names the step, or the one before.
+        """
+        if not self.late:
+            check_finite(trainer)
+            return
+        self.settle()
+        device = trainer.losses["total_loss"].device
+        seen = [True if self._embeddings is None else self._embeddings, *trainer.losses.values()]
+        values = torch.stack([_on(device, value) for value in seen])
+        copied, arrived = _fetch(values)
+        self._last = (trainer.get_global_iteration() + 1, list(trainer.losses), copied, arrived)
+        self._embeddings = None
+
+    def settle(self) -> None:
+        """Look at the step before.
+
+        Raises:
+            DivergedError: names it.
+        """
+        if self._last is None:
+            return
+        step, names, copied, arrived = self._last
+        self._last = None
+        arrived()
+        finite, *numbers = copied.numpy().tolist()
+        values = dict(zip(names, numbers))
+        if not finite:
+            raise _diverged_embeddings(step)
+        if not math.isfinite(values["total_loss"]):
+            raise _diverged_loss(step, values)
+
+
+def _on(device: torch.device, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(torch.float32)
+    return torch.full((), float(value), device=device)
+
+
+def _fetch(values: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Begin to copy numbers from a GPU; return where they will be, and what waits until they are there."""
+    copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copied.copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copied, event.synchronize
+
+
+def _diverged_loss(step: int, values: dict[str, float]) -> DivergedError:
+    return DivergedError(
+        f"the loss became {values['total_loss']} in step {step} ({values}). Lower the learning rate."
     )
 
 
-def check_finite_embeddings(trainer: Any, embeddings: torch.Tensor) -> None:
-    """Stop a training whose embeddings are not finite, which many losses of PML do not show.
-
-    Raises:
-        DivergedError: names the step.
-    """
-    if not torch.isfinite(embeddings).all():
-        raise DivergedError(
-            f"embeddings are not finite in step {trainer.get_global_iteration() + 1}: the model diverged, or "
-            "its weights or the data are damaged. Lower the learning rate, or check them."
-        )
+def _diverged_embeddings(step: int) -> DivergedError:
+    return DivergedError(
+        f"embeddings are not finite in step {step}: the model diverged, or its weights or the data are "
+        "damaged. Lower the learning rate, or check them."
+    )
 
 
 def _number(loss: Any) -> float:

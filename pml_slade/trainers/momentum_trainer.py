@@ -49,7 +49,7 @@ class MomentumTrainer(SelfTrainingTrainer):
         """Return what the loss says of the student's and the teacher's embeddings."""
         teacher = self._teacher().eval()
         with torch.no_grad():
-            taught = teacher(self._second_views.to(device=self.data_device, dtype=self.dtype))
+            taught = teacher(self.to_device(self._second_views))
         loss: Tensor = self.loss_funcs["unlabeled_metric_loss"](embeddings, taught)
         return loss
 

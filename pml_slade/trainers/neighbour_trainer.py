@@ -48,7 +48,8 @@ class NeighbourTrainer(SelfTrainingTrainer):
     def unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the pool's term of Eq. 9, before its weight."""
         assert self.pool is not None  # it was given with labels
-        loss: Tensor = self.neighbour_loss(embeddings, labels - self.pool.label_offset)
+        images = (labels - self.pool.label_offset).to(embeddings.device, non_blocking=True)
+        loss: Tensor = self.neighbour_loss(embeddings, images)
         return loss
 
     def _begin_epoch(self) -> None:

@@ -17,10 +17,10 @@ from ..clustering import Clustering, class_means
 from ..datasets.pseudo_label_dataset import PseudoLabelDataset, first_of_item
 from ..exceptions import ConfigError, DataError
 from ..losses import ClusterBasisLoss
+from ..numerics import Computing
 from .annotated import clusters_like_classes, first_free_label, known_labels
 from .checks import (
     check_cluster_losses,
-    check_finite_embeddings,
     check_num_clusters,
     check_offset,
     check_optimizers,
@@ -269,7 +269,8 @@ class SelfTrainingTrainer(StatefulTrainer):
         return self.clustering_collate_fn or plain_collate(self.unlabeled_collate_fn or self.collate_fn)
 
     def _teacher(self) -> torch.nn.Module:
-        return _as_module(self.models if self.teacher is None else self.teacher).to(self.data_device)
+        teacher = _as_module(self.models if self.teacher is None else self.teacher)
+        return Computing(teacher.to(self.data_device), self.numerics)
 
     def _use_pool(self, pool: PseudoLabelDataset) -> None:
         self._check_size(len(pool))
@@ -293,7 +294,7 @@ class SelfTrainingTrainer(StatefulTrainer):
         follows = self.teacher is None or isinstance(self.teacher, dict)  # it embeds as the models do
         if pool.clusters is not None and follows:
             return pool.clusters.centroids
-        model = self._teacher() if follows else _as_module(self.models)
+        model = self._teacher() if follows else Computing(_as_module(self.models), self.numerics)
         return class_means(self.labeler.embed(model), pool.pseudo_labels)
 
     def _learned(self, loss: ClusterBasisLoss, pool: PseudoLabelDataset) -> np.ndarray:
@@ -363,11 +364,14 @@ class SelfTrainingTrainer(StatefulTrainer):
         return labeled, unlabeled
 
     def calculate_loss(self, curr_batch: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-        """Compute the three terms of Eq. 9."""
+        """Compute the three terms of Eq. 9.
+
+        Labels stay where the loader left them, as in PML's trainers: there they can be looked at without
+        waiting for the device.
+        """
         (data, labels), (pool_data, pool_labels) = curr_batch
         joint = self._joint_embeddings(data, pool_data)
-        check_finite_embeddings(self, joint)
-        labels, pool_labels = labels.to(joint.device), pool_labels.to(joint.device)
+        self.finite.embeddings(self, joint)
         warming_up = self.get_global_iteration() < self.basis_warmup
         # The basis goes first: an unlabeled miner reads the statistics that it updates.
         if self._weighs("basis_loss"):
@@ -401,37 +405,36 @@ class SelfTrainingTrainer(StatefulTrainer):
     def _weighs(self, name: str) -> bool:
         return name in self.loss_funcs and self.loss_weights[name] > 0
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """Return similarity statistics of the basis, and how many pairs of the pool were mined.
 
         Returns:
             ``mu_pos`` and ``mu_neg`` (Eq. 6) of a basis with a regulariser; ``mined_pos`` and ``mined_neg``,
             pairs of the last step, of an unlabeled miner that counts them.
         """
-        values: dict[str, float] = {}
+        values: dict[str, float | Tensor] = {}
         basis = self.loss_funcs.get("basis_loss")
         if basis is not None and basis.regularizer is not None:
-            values |= {"mu_pos": float(basis.pos_mean), "mu_neg": float(basis.neg_mean)}
+            values |= {"mu_pos": basis.pos_mean.clone(), "mu_neg": basis.neg_mean.clone()}
         miner = self.mining_funcs.get("unlabeled_miner")
         if hasattr(miner, "num_pos_pairs") and hasattr(miner, "num_neg_pairs"):
             values |= {"mined_pos": float(miner.num_pos_pairs), "mined_neg": float(miner.num_neg_pairs)}
         return values
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The pool's labels, and the epoch they are of. A teacher is not part of it: a ModelAverage has a
-        `state_dict` of its own."""
-        state: dict[str, Any] = {
-            "pseudo_labels": None,
-            "label_offset": None,
-            "epoch_begun": self._epoch_begun,
-        }
+        """The pool's labels, and the epoch that has begun with them.
+
+        A teacher is not part of it: a ModelAverage has a `state_dict` of its own.
+        """
+        labels, offset = None, None
         if self.pool is not None:
-            labels = torch.from_numpy(self.pool.pseudo_labels)
-            state |= {"pseudo_labels": labels, "label_offset": self.pool.label_offset}
-        return state
+            labels, offset = torch.from_numpy(self.pool.pseudo_labels), self.pool.label_offset
+        own = {"pseudo_labels": labels, "label_offset": offset, "epoch_begun": self._epoch_begun}
+        return {**super().get_extra_state(), **own}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on with these labels, also within an epoch; clusters' vectors stay as the losses have them."""
+        super().set_extra_state(state)
         self._epoch_begun = state["epoch_begun"]
         if state["pseudo_labels"] is not None:
             self.restore_pool(state["pseudo_labels"], state["label_offset"])
@@ -448,8 +451,7 @@ class SelfTrainingTrainer(StatefulTrainer):
 
     def _joint_embeddings(self, data: Tensor, pool_data: Tensor) -> Tensor:
         if data.shape[1:] == pool_data.shape[1:]:
-            embeddings: Tensor = self.compute_embeddings(torch.cat([data, pool_data]))
-            return embeddings
+            return self.compute_embeddings(torch.cat([self.to_device(data), self.to_device(pool_data)]))
         return torch.cat([self.compute_embeddings(data), self.compute_embeddings(pool_data)])
 
     def _load_pool(self) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import torch
 from pytorch_metric_learning.losses import CrossBatchMemory
 from torch import Tensor, nn
 
 from ..compat import TrainerWithExtraKeys
 from ..exceptions import CheckpointError
+from ..functional import at_least_float32
 from ..losses.memory import QUEUE, Memory
-from .checks import check_finite
+from ..numerics import Numerics, laid_out_for
+from .checks import FiniteWatch
 
 PARTS = ("models", "loss_funcs", "mining_funcs", "optimizers", "lr_schedulers")
 """Dictionaries of a PML trainer whose values have a state."""
@@ -70,14 +74,31 @@ def load_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
         trainer.set_extra_state(state["extra"])
 
 
-def trainer_metrics(trainer: Any) -> dict[str, float]:
+def trainer_metrics(trainer: Any) -> dict[str, float | Tensor]:
     """Return what a PML trainer tells of its last step beside the losses; those of PML tell nothing."""
-    metrics: dict[str, float] = trainer.metrics() if hasattr(trainer, "metrics") else {}
+    metrics: dict[str, float | Tensor] = trainer.metrics() if hasattr(trainer, "metrics") else {}
     return metrics
 
 
 class StatefulTrainer(TrainerWithExtraKeys):
-    """What our trainers have over PML's: a state, metrics, and an end where the loss is not finite."""
+    """What our trainers have over PML's: a state, metrics, numerics, an end where the loss is not finite.
+
+    Attributes:
+        numerics: how models compute; set it before the first step. Embeddings come in float32 at least.
+        finite: looks whether they, and the losses, are finite.
+    """
+
+    numerics: Numerics = Numerics()
+
+    @cached_property
+    def finite(self) -> FiniteWatch:
+        """What stops a training that diverges."""
+        return FiniteWatch(self.data_device)
+
+    @cached_property
+    def scaler(self) -> Any:
+        """What scales gradients, or None."""
+        return self.numerics.scaler(torch.device(self.data_device))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training changes; see `trainer_state`."""
@@ -93,23 +114,61 @@ class StatefulTrainer(TrainerWithExtraKeys):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What this kind of trainer has beside its parts."""
-        return {}
+        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
+        if self.scaler is not None and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | Tensor]:
         """Return what the last step tells of the training, beside its losses."""
         return {}
+
+    def compute_embeddings(self, data: Tensor) -> Tensor:
+        """Return the embeddings of images, in float32 at least."""
+        data = laid_out_for(self.models["trunk"], self.to_device(data))
+        with self.numerics.computing(data.device):
+            embeddings: Tensor = super().compute_embeddings(data)
+        return at_least_float32(embeddings)
+
+    def to_device(self, data: Tensor) -> Tensor:
+        """Move images to where they are computed with, as `dtype`; what is pinned comes without a wait."""
+        return data.to(device=self.data_device, dtype=self.dtype, non_blocking=True)
 
     def backward(self) -> None:
         """Backpropagate, unless the loss is not finite.
 
         Raises:
-            DivergedError: names the step; the weights are those before it.
+            DivergedError: names the step; the weights are those before it, on a GPU at times those after it.
         """
-        check_finite(self)
-        super().backward()
+        self.finite.losses(self)
+        with self.numerics.multiplying():
+            if self.scaler is None:
+                super().backward()
+            else:
+                self.scaler.scale(self.losses["total_loss"]).backward()
+
+    def clip_gradients(self) -> None:
+        """Clip gradients as they are, not as they are scaled."""
+        if self.scaler is not None and self.gradient_clippers:
+            for optimizer in self.optimizers.values():
+                self.scaler.unscale_(optimizer)
+        super().clip_gradients()
+
+    def step_optimizers(self) -> None:
+        """Take the step; where gradients were scaled, the scaler does, unless they overflowed."""
+        if self.scaler is None:
+            super().step_optimizers()
+            return
+        for name, optimizer in self.optimizers.items():
+            if name.removesuffix("_optimizer") not in self.freeze_these and _has_gradients(optimizer):
+                self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _with_state(trainer: Any, part: str) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 import csv
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from images import BEST, PAPER, drawings, png, small_config, splits, write_images
-from pytorch_metric_learning import trainers
 from pytorch_metric_learning.losses import (
     CrossBatchMemory,
     MultipleLosses,
@@ -23,13 +24,14 @@ from safetensors.torch import load_file
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
-from pml_slade.exceptions import ConfigError, DataError, SladeError
+from pml_slade.exceptions import ConfigError, DataError, MachineError, SladeError
 from pml_slade.losses import ClusterBasisLoss, MeanTeacherLoss, SelfTaughtLoss
 from pml_slade.methods import METHODS
 from pml_slade.methods.settings import BasisConfig, Section
 from pml_slade.models import load_model
 from pml_slade.running import data as run_data
 from pml_slade.running import run as run_module
+from pml_slade.running import stages
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
 from pml_slade.trainers import PoolLabeler
@@ -62,15 +64,15 @@ class Recorded:
         return self.results
 
     def _spy_on_training(self):
-        train = trainers.BaseTrainer.train
+        begin = stages._begin_epoch
 
-        def spy(trainer, *args, **kwargs):
-            if not any(trainer is seen for seen in self.trainers):
-                self.trainers.append(trainer)
+        def spy(stage, epoch):
+            if not any(stage.trainer is seen for seen in self.trainers):
+                self.trainers.append(stage.trainer)
             self.events.append("train")
-            train(trainer, *args, **kwargs)
+            begin(stage, epoch)
 
-        self.monkeypatch.setattr(trainers.BaseTrainer, "train", spy)
+        self.monkeypatch.setattr(stages, "_begin_epoch", spy)
 
     def _spy_on_measuring(self):
         measure = run_module.evaluate
@@ -563,6 +565,13 @@ def test_a_row_may_be_added_and_only_it_is_trained(run):
     assert [r["row"] for r in json.loads((run.folder / "results.json").read_text())] == list(results)
 
 
+def test_a_disk_that_will_not_hold_all_rows_is_seen_before_the_first_one_is_trained(run, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=30_000))
+    with pytest.raises(MachineError, match="checkpoints of 5 rows take about"):
+        run("rows=[teacher, control, pseudo, slade, oracle]")
+    assert run.events == []
+
+
 def test_a_run_folder_may_be_moved(run):
     first = run()
     (run.tmp_path / "run").rename(run.tmp_path / "moved")
@@ -577,7 +586,7 @@ def folders(tmp_path_factory):
 
 
 def test_folders_of_mixed_images_are_all_it_takes(folders, tmp_path):
-    config = small_config(folders, tmp_path / "run", "data.mode=RGB", "data.transform=photo")
+    config = small_config(folders, tmp_path / "run", "data.mode=RGB", "data.transform=photo", "tolerance=100")
     teacher, slade = Run(config, progress=False).run()
     assert 0 < slade.test["MAP@R"] <= 100
     assert teacher.test != slade.test

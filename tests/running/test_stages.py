@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pml_slade.checkpoints import Checkpoints
 from pml_slade.exceptions import CheckpointError, MachineError, SladeError
+from pml_slade.numerics import Numerics
 from pml_slade.running import stages
 from pml_slade.running.stages import Stage, run_stage
 from pml_slade.stopping import Stopped
@@ -395,3 +396,21 @@ def test_a_disk_that_will_not_hold_the_checkpoints_is_seen_before_the_first_step
     monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage(0, 0, 1000))
     with pytest.raises(MachineError, match=r"checkpoints of Teacher take about 0\.0 GiB, and 0\.0 are free"):
         run(tmp_path, loss=Failing(step=1))
+
+
+def test_models_are_compiled_where_asked_and_keep_their_names(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(model))
+    made = stage(tmp_path / "compiled")
+    made.numerics = Numerics(compiled=True)
+    run_stage(made)
+    assert compiled == list(made.trainer.models.values())
+    assert torch.equal(weights(made), weights(run(tmp_path / "plain")))
+    assert len(compiled) == 2
+
+
+def test_a_trainer_that_computes_in_fp32_alone_is_told_of(tmp_path, caplog):
+    made = stage(tmp_path, epochs=1)
+    made.numerics = Numerics("bf16")
+    run_stage(made)
+    assert "Teacher: MetricLossOnly is no StatefulTrainer, so that it computes in fp32" in caplog.messages

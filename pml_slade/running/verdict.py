@@ -8,9 +8,7 @@ from ..evaluation import interval
 from ..methods import Method
 from .rows import Result
 
-MORE_CLASSES = (
-    "More validation classes (data.validation, data.validation_fraction) or other seeds can settle it"
-)
+MORE_CLASSES = "More validation classes (data.validation, data.validation_fraction) or other seeds can tell"
 
 
 def verdict(results: Sequence[Result], methods: Sequence[Method]) -> str:

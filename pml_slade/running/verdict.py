@@ -8,7 +8,7 @@ from ..evaluation import interval
 from ..methods import Method
 from .rows import Result
 
-MORE_CLASSES = "More validation classes (data.validation, data.validation_fraction) or other seeds would tell"
+MORE_CLASSES = "More validation classes (data.validation, data.validation_fraction) or other seeds can tell"
 
 
 def verdict(results: Sequence[Result], methods: Sequence[Method]) -> str:
@@ -64,7 +64,7 @@ def _advice(gain: float, half: float | None, best: Result, other: Result) -> str
             "(model.trunk), another share of the pool's loss (student.unlabeled_weight), fewer steps "
             "(student.steps)."
         )
-    return f"That can be chance. {MORE_CLASSES}; the run's model is the row that validates best."
+    return f"That can be chance. {MORE_CLASSES}. The run's model is the row that validates best."
 
 
 def _gain(row: Result, other: Result) -> tuple[float, float | None]:

@@ -22,6 +22,7 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner
 from safetensors.torch import load_file
 
 from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
+from pml_slade.api import train_rows
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
 from pml_slade.exceptions import ConfigError, DataError, MachineError, SladeError
@@ -690,7 +691,7 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     assert {len(names) for names in read.values()} == {0}
     assert len(read) >= 5
     for config in (mine, clusters, neighbours):
-        Run(config, progress=False).run()
+        train_rows(config, progress=False)
     for config in (omniglot, named):  # no images are needed to see what is asked of the settings
         with pytest.raises(DataError):
             run_data.build_splits(config)

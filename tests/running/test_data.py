@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from images import LABELED, PER_CLASS, drawings, small_config, splits, write_images
+from PIL import Image
 
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import class_names, parts
@@ -268,3 +269,35 @@ def test_a_class_that_is_left_out_with_its_images_leaves_no_gap(tmp_path, caplog
         file.write_bytes(b"")
     with pytest.raises(DataError, match="no image of unlabeled can be read"):
         run_data.readable(run_data.build_splits(config), config.data)
+
+
+@pytest.fixture
+def repeated(tmp_path):
+    """Images of which the pool has two test images, one of them encoded anew, and labeled has one."""
+    folders = write_images(tmp_path / "images")
+    first, second, third = sorted(folders["test"].rglob("*.png"))[:3]
+    (folders["unlabeled"] / "same.png").write_bytes(first.read_bytes())
+    Image.open(second).convert("RGB").save(folders["unlabeled"] / "again.jpg", quality=95)
+    (folders["labeled"] / "labeled 00" / "same.png").write_bytes(third.read_bytes())
+    return folders
+
+
+def test_held_out_images_in_pool_and_labeled_images_are_told_by_number_and_name(repeated, tmp_path, caplog):
+    splits = run_data.build_splits(small_config(repeated, tmp_path / "run"))
+    told = run_data.report_duplicates(splits)
+    assert "pool against test: 1 exact and 1 near-duplicates among 66 x 32 images" in told
+    assert "labeled against test: 1 exact and 0 near" in told
+    for words in ("same.png = ", "again.jpg ~ ", "data.leave_out_duplicates=true", "out of data.labeled"):
+        assert words in caplog.text
+
+
+def test_duplicates_are_left_out_of_the_pool_where_that_is_asked_for(repeated, tmp_path, caplog):
+    run = Run(small_config(repeated, tmp_path / "run", "data.leave_out_duplicates=true"), progress=False)
+    assert len(run.splits.unlabeled) == 64
+    assert not [name for name in run.splits.unlabeled.names() if "same" in name or "again" in name]
+    assert "1 exact and 1 near-duplicates" in caplog.text
+    everything = small_config(
+        {**repeated, "unlabeled": repeated["test"]}, tmp_path / "run", "data.leave_out_duplicates=true"
+    )
+    with pytest.raises(DataError, match="every image of the pool is a held-out image"):
+        Run(everything, progress=False)

@@ -250,6 +250,25 @@ def test_embed_writes_a_table_that_says_the_same(trained, folders, tmp_path, com
         assert np.array_equal(np.array([row[1:] for row in rows], dtype=np.float32), arrays["embeddings"])
 
 
+def test_embed_writes_shards_and_goes_on_where_it_stopped(trained, folders, tmp_path, command):
+    embed = ("embed", trained[0], folders["unlabeled"], "-q", "-o")
+    assert command(*embed, tmp_path / "whole.npz")[0] == 0
+    code, out, _ = command(*embed, tmp_path / "part.npz", "--shard", "30")
+    assert (code, "written to 3 shards" in out, "already" in out) == (0, True, False)
+    files = [tmp_path / f"part-0000{i}.npz" for i in range(3)]
+    files[1].unlink()
+    kept = [files[i].stat().st_mtime_ns for i in (0, 2)]
+    assert "2 of them were there already" in command(*embed, tmp_path / "part.npz", "--shard", "30")[1]
+    assert [files[i].stat().st_mtime_ns for i in (0, 2)] == kept
+    whole, parts = np.load(tmp_path / "whole.npz"), [np.load(file) for file in files]
+    assert np.concatenate([part["names"] for part in parts]).tolist() == whole["names"].tolist()
+    assert np.allclose(np.concatenate([p["embeddings"] for p in parts]), whole["embeddings"], atol=1e-5)
+    again = (*embed, tmp_path / "part.npz", "--shard")
+    refused(command(*again, "7"), "made with other shard", "part.json", "give another name")
+    (tmp_path / "part.json").write_text("{")
+    refused(command(*again, "30"), "part.json is damaged", "delete it")
+
+
 @pytest.mark.parametrize("name", ["embed", "cluster"])
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, command, name):
     options = ["-k", "3"] if name == "cluster" else []
@@ -415,7 +434,7 @@ def test_the_demo_needs_no_data_and_says_where_its_run_is(tmp_path, command, mon
             "--config --labeled --unlabeled --test --output --print-config --quiet --verbose KEY=VALUE",
         ),
         ("demo", "--seed --quiet --verbose KEY=VALUE"),
-        ("embed", "--output --device --batch-size --workers --quiet MODEL IMAGES"),
+        ("embed", "--output --shard --device --batch-size --workers --quiet MODEL IMAGES"),
         ("evaluate", "--gallery --device --batch-size --workers --quiet MODEL IMAGES"),
         (
             "cluster",

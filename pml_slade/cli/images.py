@@ -9,6 +9,7 @@ import typer
 
 from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
 from .outputs import EMBEDDING_WRITERS, check_output, write_embeddings, write_table
+from .sharding import missing_shards, shard_name
 
 
 def embed(
@@ -17,6 +18,12 @@ def embed(
     output: Annotated[
         Path, typer.Option("--output", "-o", help=f"{', '.join(EMBEDDING_WRITERS)} to write.")
     ] = Path("embeddings.npz"),
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Write a file for each so many images, NAME-00000.npz and so on; repeat to resume."
+        ),
+    ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 128,
     workers: Workers = None,
@@ -29,9 +36,19 @@ def embed(
 
     trained = load(model, device, workers, not quiet)
     dataset = trained.open(images)
-    vectors = trained.embed(dataset, batch_size)
-    write_embeddings(output, vectors, dataset.names())
-    typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+    if shard is None:
+        vectors = trained.embed(dataset, batch_size)
+        write_embeddings(output, vectors, dataset.names())
+        typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+        return
+    missing = missing_shards(output, dataset, shard, trained.digest)
+    for file, positions in missing:
+        part = dataset.subset(positions)
+        write_embeddings(file, trained.embed(part, batch_size), part.names())
+    count = len(range(0, len(dataset), shard))
+    typer.echo(f"{len(dataset)} embeddings written to {count} shards {shard_name(output, 0)}, ...")
+    if len(missing) < count:
+        typer.echo(f"{count - len(missing)} of them were there already")
 
 
 def evaluate(

@@ -100,8 +100,8 @@ def open_images(
     """Reads a folder of images, tar shards, or a CSV file that lists images, whichever `path` is.
 
     Args:
-        path: A folder (see `image_folder`), a .tar file or a folder that directly holds such files (see
-            `image_shards`), or a .csv, .tsv or .txt file (see `image_csv`).
+        path: A folder (see `image_folder`), a .tar file or a folder of such files without images or folders
+            beside them (see `image_shards`), or a .csv, .tsv or .txt file (see `image_csv`).
         transform: See `ImageDataset`.
         mode: `"RGB"` or `"L"`.
         labeled: Whether to read class labels.

@@ -106,8 +106,15 @@ def image_shards(
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tar files that lie directly in a folder, in the order of their names."""
-    return sorted(file for file in folder.glob("*.tar") if not file.name.startswith("."))
+    """The tar files in a folder, by name; none where images or folders lie beside them."""
+    try:
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return []  # whoever reads the folder says so
+    if any(e.is_dir() or os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES for e in seen):
+        return []
+    return sorted(folder / e.name for e in seen if e.name.endswith(".tar"))
 
 
 def _samples(file: str) -> Iterator[tuple[str, int, int, int]]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from scripts import load_script
 from sklearn.metrics import normalized_mutual_info_score
 
-from benchmarks.pool_embeddings import draw
 from pml_slade.clustering import graph_ward as module
 from pml_slade.clustering.graph_ward import graph_ward
 from pml_slade.clustering.ward import ward
@@ -60,7 +60,7 @@ def test_few_points_will_do(n):
 
 
 def test_classes_that_overlap_are_found_as_well_as_by_ward():
-    embeddings, classes = draw(1500, 40, size=64)
+    embeddings, classes = load_script("pool_embeddings").draw(1500, 40, size=64)
     exact = normalized_mutual_info_score(classes, ward(embeddings, 40))
     assert 0.4 < exact < 0.99
     assert normalized_mutual_info_score(classes, graph_ward(embeddings, 40)) > exact - 0.02

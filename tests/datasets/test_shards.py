@@ -45,6 +45,14 @@ def test_samples_come_in_the_order_of_the_shards_with_their_classes(folder):
     assert part.name(1) == data.name(0)
 
 
+@pytest.mark.parametrize("beside", ["cat/1.png", "1.png"])
+def test_where_images_lie_beside_a_tar_file_they_are_read_and_it_is_not(folder, beside, caplog):
+    (folder / beside).parent.mkdir(exist_ok=True)
+    (folder / beside).write_bytes(picture(8))
+    assert open_images(folder, labeled=False).names() == [str(folder / beside)]
+    assert "2 .tar" in caplog.text
+
+
 def test_one_shard_will_do_and_labels_may_stay_unread(folder):
     data = open_images(folder / "1.tar", labeled=False)
     assert (len(data), data[0][1], data.labels) == (1, -1, None)

@@ -1,0 +1,338 @@
+"""How time and memory grow with the pool: ours beside faiss alone and PML, each size ten times the last.
+
+    python benchmarks/speed.py [--sizes 1000 10000 100000 1000000] [--parts evaluation k-means best]
+
+Each measurement has a process of its own, on one thread or as many as OMP_NUM_THREADS says. Times are CPU
+seconds, which other work beside changes little. Memory is the peak beyond the embeddings that are given. The
+tables go into docs/performance.md, and so does what 100 million images would take by the fitted exponents.
+benchmarks/speed_step.py, where it is there, measures the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from PIL import Image
+from pool_embeddings import draw
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from sklearn.metrics import normalized_mutual_info_score
+from torch.utils.data import DataLoader
+from writing import ROOT, machine, put_section
+
+from pml_slade.clustering import Clustering
+from pml_slade.datasets import ImageDataset, image_folder
+from pml_slade.evaluation import evaluate
+
+PAGE = ROOT / "docs" / "performance.md"
+FAR = 100_000_000
+"""Images that the last table goes on to."""
+PER_CLASS = 100
+"""Images of a class, and of a cluster, about: faiss' own rule of thumb is 39 to 256."""
+PER_FOLDER, LINKS = 1000, 50_000
+Work = Callable[[], dict[str, Any]]
+
+
+def of_evaluation(how: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[int, int], Work]:
+    """Prepare an evaluation of as many images a class as Stanford Online Products has."""
+
+    def prepare(images: int, size: int) -> Work:
+        embeddings, labels = draw(images, max(2, round(images / 5.3)), size)
+        return lambda: {"figures": how(embeddings, labels)}
+
+    return prepare
+
+
+def two_classes(how: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[int, int], Work]:
+    """Prepare an evaluation in which each query wants half of all images."""
+
+    def prepare(images: int, size: int) -> Work:
+        embeddings, labels = draw(images, 2, min(size, 32))
+        return lambda: {"figures": how(embeddings, labels)}
+
+    return prepare
+
+
+def pml(embeddings: np.ndarray, labels: np.ndarray) -> Any:
+    """PML's own figures."""
+    names = ("mean_average_precision_at_r", "r_precision", "precision_at_1")
+    return AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(embeddings, labels)
+
+
+def search(embeddings: np.ndarray, labels: np.ndarray) -> Any:
+    """The neighbours alone that figures are computed from."""
+    index = faiss.IndexFlatL2(embeddings.shape[1])
+    index.add(embeddings)
+    index.search(embeddings, int(np.bincount(labels).max()))
+
+
+def of_clustering(how: Callable[[np.ndarray, int], Any]) -> Callable[[int, int], Work]:
+    """Prepare a clustering into as many clusters as there are classes, and what it is worth."""
+
+    def prepare(images: int, size: int) -> Work:
+        embeddings, classes = draw(images, max(2, images // PER_CLASS), size)
+
+        def work() -> dict[str, Any]:
+            found = how(embeddings, len(np.unique(classes)))
+            return {"NMI": normalized_mutual_info_score(classes, found)}
+
+        return work
+
+    return prepare
+
+
+def kmeans(embeddings: np.ndarray, k: int) -> np.ndarray:
+    """Clusters by k-means as users call it."""
+    return Clustering.plain()(embeddings, k).labels
+
+
+def best(embeddings: np.ndarray, k: int) -> np.ndarray:
+    """Clusters as the preset `best` makes them, none left out."""
+    return Clustering(min_cluster_size=1)(embeddings, k).labels
+
+
+def kmeans_alone(embeddings: np.ndarray, k: int) -> np.ndarray:
+    """Clusters by faiss alone, by the settings that ours has."""
+    most = len(embeddings)
+    kmeans = faiss.Kmeans(
+        embeddings.shape[1], k, niter=25, seed=0, min_points_per_centroid=1, max_points_per_centroid=most
+    )
+    kmeans.train(embeddings)
+    nearest: np.ndarray = kmeans.index.search(embeddings, 1)[1][:, 0]
+    return nearest
+
+
+def of_files(hold: Callable[[ImageDataset], Any]) -> Callable[[int, int], Work]:
+    """Prepare an epoch of two loader processes over so many files, links to a few small images."""
+
+    def prepare(images: int, size: int) -> Work:
+        folder = tempfile.TemporaryDirectory()
+        link_images(Path(folder.name), images)
+
+        def work() -> dict[str, Any]:
+            with folder:
+                dataset = hold(image_folder(folder.name, to_tensor, labeled=False))
+                loader = DataLoader(dataset, 256, num_workers=2, persistent_workers=True)
+                passes = iter(loader)
+                for _ in range(len(loader)):
+                    next(passes)
+                workers = [worker.pid for worker in passes._workers]  # type: ignore[attr-defined]
+                return {"in all": sum(map(own_memory, (os.getpid(), *workers)))}
+
+        return work
+
+    return prepare
+
+
+class Listed(torch.utils.data.Dataset[Any]):
+    """Files by a list of strings, as most data sets hold them."""
+
+    def __init__(self, images: ImageDataset) -> None:
+        self.images, self.names = images, images.names()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        return ImageDataset([self.names[index]], transform=to_tensor)[0]
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """The smallest thing that a loader can make of an image."""
+    return torch.tensor(image.getpixel((0, 0)))
+
+
+def link_images(folder: Path, count: int) -> None:
+    """Fill a folder with hard links to small images."""
+    for number in range(count):
+        if number % PER_FOLDER == 0:
+            here = folder / f"{number // PER_FOLDER:06d}"
+            here.mkdir()
+        if number % LINKS == 0:  # a file has 65,000 links at most
+            source = folder / f".{number}.png"
+            Image.new("RGB", (8, 8)).save(source)
+        os.link(source, here / f"{number:09d}.png")
+
+
+def own_memory(process: int) -> int:
+    """Bytes of a process, of what it shares with others its share (Linux)."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured side by side.
+
+    Attributes:
+        title: of the table.
+        ways: what prepares the work of each way, ours first.
+        most: images beyond which a way is left out, since it would take days or no memory suffices.
+        shown: what is told of ours beside time and memory.
+    """
+
+    title: str
+    ways: dict[str, Callable[[int, int], Work]]
+    most: dict[str, int] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+
+
+PARTS = {
+    "evaluation": Part(
+        "Evaluation, 5.3 images a class",
+        {"ours": of_evaluation(evaluate), "search alone": of_evaluation(search), "PML": of_evaluation(pml)},
+        {"PML": 20_000},
+    ),
+    "two-classes": Part(
+        "Evaluation of 32 dimensions in two classes",
+        {"ours": two_classes(evaluate), "PML": two_classes(pml)},
+        {"ours": 20_000, "PML": 6_000},
+    ),
+    "k-means": Part(
+        "k-means, 100 images a cluster",
+        {
+            "ours": of_clustering(kmeans),
+            "faiss": of_clustering(kmeans_alone),
+        },
+        shown=("NMI",),
+    ),
+    "best": Part(
+        "Clustering as the preset `best` does, 100 images a cluster",
+        {"ours": of_clustering(best)},
+        shown=("NMI",),
+    ),
+    "files": Part(
+        "An epoch over image files with two loader processes",
+        {"ours": of_files(lambda images: images), "list of strings": of_files(Listed)},
+        shown=("in all",),
+    ),
+}
+
+
+def measure(part: str, way: str, images: int, size: int) -> dict[str, Any]:
+    """Do one thing in this process, and tell CPU seconds, bytes beyond what was there, and what came out."""
+    work = PARTS[part].ways[way](images, size)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    began = time.process_time()
+    found = work()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": time.process_time() - began, "memory": max(0, peak - before), **found}
+
+
+def apart(*arguments: Any) -> dict[str, Any]:
+    """`measure` in a process of its own, which begins as all others do."""
+    with ProcessPoolExecutor(1, get_context("forkserver")) as process:
+        return process.submit(measure, *arguments).result()
+
+
+def measured(part: str, sizes: Sequence[int], size: int) -> dict[int, dict[str, dict[str, Any]]]:
+    """Measurements of a part by number of images and way."""
+    ways, most = PARTS[part].ways, PARTS[part].most
+    rows: dict[int, dict[str, dict[str, Any]]] = {}
+    for images in sizes:
+        for way in ways:
+            if images <= most.get(way, images):
+                found = apart(part, way, images, size)
+                rows.setdefault(images, {})[way] = found
+                print(f"{part}, {images:,} images, {way}: {found}", file=sys.stderr)
+    return rows
+
+
+def exponent(rows: dict[int, dict[str, dict[str, Any]]], what: str) -> float:
+    """By which power of the number of images ours grows, fitted to the largest three sizes."""
+    sizes = [images for images in sorted(rows) if "ours" in rows[images]][-3:]
+    if len(sizes) < 2:
+        return float("nan")
+    values = [max(rows[images]["ours"][what], 1e-9) for images in sizes]
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def table(part: Part, rows: dict[int, dict[str, dict[str, Any]]]) -> str:
+    """Times and memory of each way, and how many times another way's time ours takes."""
+    ways = list(part.ways)
+    head = ["images"]
+    head += [f"{way}, {unit}" for way in ways for unit in ("s", "GiB")]
+    head += [f"ours / {way}" for way in ways[1:]] + list(part.shown)
+    lines = [head, ["---"] * len(head)]
+    for images, found in rows.items():
+        cells = [f"{images:,}"]
+        for way in ways:
+            one = found.get(way)
+            cells += ["", ""] if one is None else [f"{one['seconds']:.1f}", f"{one['memory'] / 2**30:.2f}"]
+        ours = found.get("ours")
+        for way in ways[1:]:
+            both = ours is not None and way in found
+            cells.append(f"{ours['seconds'] / max(found[way]['seconds'], 1e-9):.2f}" if both and ours else "")
+        cells += [shown(ours[name]) if ours else "" for name in part.shown]
+        lines.append(cells)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    grown = f"Ours grows with the number of images to the power {exponent(rows, 'seconds'):.2f} in time"
+    return f"### {part.title}\n\n{text}\n\n{grown} and {exponent(rows, 'memory'):.2f} in memory."
+
+
+def shown(value: float) -> str:
+    """A share, or bytes."""
+    return f"{value:.3f}" if value <= 1 else f"{value / 2**30:.2f} GiB"
+
+
+def far(parts: dict[str, dict[int, dict[str, dict[str, Any]]]]) -> str:
+    """What 100 million images would take."""
+    lines = [["part", "from", "hours on one core", "GiB beyond the embeddings"], ["---"] * 4]
+    for name, rows in parts.items():
+        largest = max(images for images in rows if "ours" in rows[images])
+        times = FAR / largest
+        ours = rows[largest]["ours"]
+        hours, memory = (
+            ours[what] * times ** exponent(rows, what) / unit
+            for what, unit in (("seconds", 3600), ("memory", 2**30))
+        )
+        lines.append([PARTS[name].title, f"{largest:,}", f"{hours:,.0f}", f"{memory:,.0f}"])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"### On paper: {FAR:,} images\n\nBy the exponents above, from the largest size measured.\n\n{text}"
+    )
+
+
+def step() -> str:
+    """What benchmarks/speed_step.py writes of the step."""
+    script = Path(__file__).with_name("speed_step.py")
+    if not script.exists():
+        return ""
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, check=True)
+    return f"### The step\n\n```\n{done.stdout.strip()}\n```"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6], help="images")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--dimension", type=int, default=512, help="of embeddings")
+    parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="the step, too")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args()
+    parts = {name: measured(name, sorted(given.sizes), given.dimension) for name in given.parts}
+    about = f"{machine('faiss-gpu', 'pytorch-metric-learning')} Embeddings have {given.dimension} dimensions."
+    tables = [
+        about,
+        step() if given.step else "",
+        *(table(PARTS[name], rows) for name, rows in parts.items()),
+    ]
+    put_section(given.page, "speed", "\n\n".join(text for text in (*tables, far(parts)) if text))
+
+
+if __name__ == "__main__":
+    main()

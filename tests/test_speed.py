@@ -1,0 +1,42 @@
+"""The script that measures how time and memory grow, at sizes that take seconds."""
+
+import sys
+
+import pytest
+from scripts import load_script
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def speed():
+    return load_script("speed")
+
+
+def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, tmp_path, monkeypatch):
+    page = tmp_path / "performance.md"
+    monkeypatch.setattr(speed, "apart", speed.measure)  # a process for each takes seconds to start
+    command = ["speed.py", "--sizes", "200", "400", "--dimension", "16", "--no-step", "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", command)
+    speed.main()
+    text = page.read_text()
+    for part in speed.PARTS.values():
+        table = text.split(f"### {part.title}\n\n")[1].split("\n\n")[0].splitlines()
+        assert len(table) == 4
+        assert table[2].startswith("| 200 | ")
+        assert all(f"{way}, GiB" in table[0] for way in part.ways)
+    assert "On paper: 100,000,000 images" in text
+    assert "nan" not in text
+
+
+def test_the_exponent_is_that_of_the_growth(speed):
+    rows = {n: {"ours": {"seconds": 3 * n**1.5, "memory": 7 * n}} for n in (10, 100, 1000, 10_000)}
+    assert speed.exponent(rows, "seconds") == pytest.approx(1.5)
+    assert speed.exponent(rows, "memory") == pytest.approx(1)
+
+
+def test_images_are_linked_and_read(speed, tmp_path):
+    speed.link_images(tmp_path, 1500)
+    assert len(speed.image_folder(tmp_path, labeled=False)) == 1500
+    listed = speed.Listed(speed.image_folder(tmp_path, speed.to_tensor, labeled=False))
+    assert listed[1499][0].tolist() == [0, 0, 0]

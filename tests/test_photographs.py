@@ -86,3 +86,15 @@ def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
     text = page.read_text()
     for part in ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |"):
         assert part in text
+
+
+def test_means_of_weights_are_measured_on_development_classes(photographs, weights, tmp_path):
+    page = tmp_path / "page.md"
+    arguments = [
+        photographs, *TINY, "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
+        "--runs", tmp_path / "runs", "--results", page,
+    ]  # fmt: skip
+    run_script_here("soups", *arguments)
+    text = page.read_text()
+    assert "| weights of | birds, 0 | mean |" in text
+    assert "| ⅓ control, ⅔ SLADE's |" in text

@@ -180,7 +180,7 @@ def _near(a: np.ndarray, b: np.ndarray, min_similarity: float) -> Iterator[Dupli
         return
     coarse_b = {share: _view(b, share, COARSE) for share in VIEWS}
     for start in range(0, len(a), BLOCK):
-        block, best = a[start : start + BLOCK], {}
+        block, best = a[start : start + BLOCK], dict[int, tuple[float, int]]()
         for ours, theirs in [(1.0, share) for share in VIEWS] + [(share, 1.0) for share in VIEWS[1:]]:
             coarse = _view(block, ours, COARSE) @ coarse_b[theirs].T
             for row in np.flatnonzero(coarse.max(axis=1) >= min_similarity - COARSE_SLACK).tolist():

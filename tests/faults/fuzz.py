@@ -160,7 +160,10 @@ class Fuzz:
         notes, used = self.bench.new("notes"), self.bench.new("used")
         images = name.name == "config.yaml" and any(word in forgery.field for word in NAMES_IMAGES)
         watch = Watch(
-            notes, self.decoy, (copy, used, tempfile.gettempdir() + "/torch", "/root/.cache"), images
+            notes,
+            self.decoy,
+            (copy, used, Path(tempfile.gettempdir(), "torch"), Path.home() / ".cache"),
+            images,
         )
         code, lines = Forked(measured, used, *command, before=watch).end()
         wrong = notes.read_text().splitlines()

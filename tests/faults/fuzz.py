@@ -79,14 +79,10 @@ class Watch:
                 writes = flags & WRITES or (isinstance(mode, str) and set(mode) & set("wax+"))
                 self._look(event, os.fsdecode(path), writes)
         elif event in CHANGES:
-            path, folder = (
-                os.fsdecode(arguments[0]),
-                arguments[-1],
-            )  # a descriptor, where the path is below it
-            below = isinstance(folder, int) and folder > 2 and event in BELOW
-            self._look(
-                event, os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if below else path, True
-            )
+            path, folder = os.fsdecode(arguments[0]), arguments[-1]
+            if event in BELOW and folder > 2:
+                path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+            self._look(event, path, True)
         elif event in FORBIDDEN:
             self._note(f"{event} {arguments!r:.200}")
 

@@ -45,6 +45,8 @@ CHANGES = (
     "os.chmod",
     "shutil.rmtree",
 )
+BELOW = ("os.mkdir", "os.remove", "os.rmdir")
+"""Of these, the last argument of the audit is the folder's descriptor."""
 REPORTED = ("config.yaml", "results.json", "environment.json")
 NAMES_IMAGES = ("labeled", "unlabeled", "validation", "test", "gallery", "root")
 """Settings of data that name images: a report opens these, and says so."""
@@ -55,16 +57,18 @@ class Watch:
 
     Args:
         notes: file to write to.
+        here: the current folder, with a module of the stranger's.
         decoy: folder that nothing may read.
         own: folders that may be written to.
         images: whether the decoy may hold the run's images.
     """
 
-    def __init__(self, notes, decoy, own, images):
-        self.notes, self.decoy, self.own, self.images = notes, str(decoy), [str(each) for each in own], images
+    def __init__(self, notes, here, decoy, own, images):
+        self.notes, self.here, self.decoy = notes, here, str(decoy)
+        self.own, self.images = [str(each) for each in own], images
 
     def __call__(self):
-        os.chdir(self.decoy)  # where a module of the stranger's lies
+        os.chdir(self.here)  # where a module of the stranger's lies
         self.handle = os.open(self.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         sys.addaudithook(self._heard)
 
@@ -75,7 +79,10 @@ class Watch:
                 writes = flags & WRITES or (isinstance(mode, str) and set(mode) & set("wax+"))
                 self._look(event, os.fsdecode(path), writes)
         elif event in CHANGES:
-            self._look(event, os.fsdecode(arguments[0]), True)
+            path, folder = os.fsdecode(arguments[0]), arguments[-1]
+            if event in BELOW and folder > 2:
+                path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+            self._look(event, path, True)
         elif event in FORBIDDEN:
             self._note(f"{event} {arguments!r:.200}")
 
@@ -83,7 +90,7 @@ class Watch:
         path = os.path.abspath(path)
         if writes and not path.startswith((*self.own, "/dev/", "/proc/")):
             self._note(f"{event}, to write, {path}")
-        elif path.startswith(self.decoy) and not self.images and Path(path).name != "evil.py":
+        elif path.startswith(self.decoy) and not self.images:
             self._note(f"{event} {path}")
 
     def _note(self, text):
@@ -112,7 +119,9 @@ class Fuzz:
         self.decoy, self.run = folder / DECOY, folder / "whole"
         self.decoy.mkdir()
         (self.decoy / "notes").write_text("nobody reads this")
-        (self.decoy / "evil.py").write_text(EVIL)
+        self.here = folder / "here"
+        self.here.mkdir()
+        (self.here / "evil.py").write_text(EVIL)
         self.others = self.bench.copied_images()  # lists of images are read where these have changed
         for images in self.others.values():
             next(images.rglob("*.png")).unlink()
@@ -160,7 +169,11 @@ class Fuzz:
         notes, used = self.bench.new("notes"), self.bench.new("used")
         images = name.name == "config.yaml" and any(word in forgery.field for word in NAMES_IMAGES)
         watch = Watch(
-            notes, self.decoy, (copy, used, tempfile.gettempdir() + "/torch", "/root/.cache"), images
+            notes,
+            self.here,
+            self.decoy,
+            (copy, used, Path(tempfile.gettempdir(), "torch"), Path.home() / ".cache"),
+            images,
         )
         code, lines = Forked(measured, used, *command, before=watch).end()
         wrong = notes.read_text().splitlines()
@@ -169,9 +182,10 @@ class Fuzz:
             (code == 0 and not errors) or (code == 2 and len(errors) == 1 and errors[0].startswith("error: "))
         ):
             wrong.append(f"it ended with {code}: {' / '.join(errors)[-600:]}")
-        if (self.decoy / "made").exists():
-            wrong.append("code of the stranger ran")
-            (self.decoy / "made").rmdir()
+        for made in (self.decoy / "made", self.here / "made"):
+            if made.exists():
+                wrong.append("code of the stranger ran")
+                made.rmdir()
         seconds, memory = map(float, used.read_text().split()) if used.exists() else (0, 0)
         if seconds > MOST_SECONDS or memory > MOST_MEMORY:
             wrong.append(f"it took {seconds:.0f} s of processor time and {memory / 2**20:.0f} MiB")

@@ -44,6 +44,8 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         ValueError: an argument out of range; embeddings of another size; negative labels.
     """
 
+    _annotated = None
+
     def __init__(
         self,
         num_classes,
@@ -133,6 +135,18 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             return None
         return pos.mean.item(), neg.mean.item()
 
+    def forward(self, embeddings, labels=None, *args, **kwargs):
+        """Compute the loss; see PML's BaseMetricLossFunction for the arguments.
+
+        Labels are looked at where they are: those on the host cost no wait for the device.
+        """
+        self._annotated = self._find_annotated(embeddings, labels)
+        try:
+            loss = super().forward(embeddings, labels, *args, **kwargs)
+        finally:
+            self._annotated = None
+        return loss
+
     def compute_loss(
         self,
         embeddings,
@@ -146,9 +160,12 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         `indices_tuple` and `ref_emb` concern the regulariser's pairs alone; Eq. 3 always takes every
         annotated sample.
         """
-        labels = self._check(embeddings, labels)
-        loss_dict = self.zero_losses()
-        annotated = torch.where(labels < self.num_classes)[0]
+        annotated = (
+            self._annotated
+            if self._annotated is not None
+            else self._find_annotated(embeddings, labels)
+        )
+        loss_dict, labels = self.zero_losses(), labels.long()
         if len(annotated) > 0:
             loss_dict["ce_loss"] = {
                 "losses": functional.basis_cross_entropy(  # Eq. 3
@@ -226,7 +243,8 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             setattr(self, f"mu_{side}", moments.mean.item())
             setattr(self, f"var_{side}", moments.var.item())
 
-    def _check(self, embeddings, labels):
+    def _find_annotated(self, embeddings, labels):
+        """Positions of annotated samples, on the device of the embeddings, after a look at all labels."""
         if labels is None:
             raise ValueError(
                 "labels are required: annotated ones and pseudo-labels in one tensor."
@@ -241,7 +259,8 @@ class FeatureBasisLoss(WeightRegularizerMixin, BaseMetricLossFunction):
                 f"labels must not be negative, got {labels.min().item()}; leave samples without a "
                 "label out of the batch."
             )
-        return labels.long()
+        annotated = torch.where(labels < self.num_classes)[0]
+        return annotated.to(embeddings.device, non_blocking=True)
 
     def _sub_loss_names(self):
         return ["ce_loss", *([f"{self.regularizer}_loss"] if self.regularizer else [])]

@@ -12,6 +12,8 @@ NEIGHBOURS = 16
 """Neighbours of a cluster among which the cheapest merge is looked for, itself included."""
 EDGES = 1 << 14
 """Pairs of clusters whose difference is computed at once."""
+ROUNDING = 1e-10
+"""Share of the points' mean square that two of them differ by if they are copies of each other."""
 
 
 def graph_ward(
@@ -26,7 +28,7 @@ def graph_ward(
 
     Args:
         points: (N, d) float32. They are overwritten: two copies of them may not fit into memory.
-        num_clusters: k.
+        num_clusters: k. Points that differ by rounding stay together, so that fewer may come out.
         device: where neighbours are found, see `neighbours.nearest`.
         seed: of k-means, which finds neighbours among very many points.
 
@@ -40,15 +42,17 @@ def graph_ward(
     clusters, wanted = _Clusters(points, device, seed), len(points) - num_clusters
     pairs, heights = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
     while len(clusters) > 1:
-        if not len(clusters.costs):
-            if len(heights) >= wanted:
-                break
-            clusters.find_edges()
-        merged, height = clusters.merge()
+        if len(clusters.costs):
+            merged, height = clusters.merge()
+        elif len(heights) < wanted:
+            merged, height = clusters.find_edges()
+        else:
+            break
         pairs, heights = np.concatenate([pairs, merged]), np.concatenate([heights, height])
         if np.count_nonzero(heights <= clusters.costs.min(initial=np.inf)) >= wanted:
             break  # no merge to come is cheaper than those that count
-    return cut(pairs[np.argsort(heights, kind="stable")[:wanted]], len(points))
+    counted = max(wanted, np.count_nonzero(heights == 0))
+    return cut(pairs[np.argsort(heights, kind="stable")[:counted]], len(points))
 
 
 class _Clusters:
@@ -73,13 +77,28 @@ class _Clusters:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def find_edges(self) -> None:
-        """Let each cluster have edges to those whose centres are nearest."""
+    def find_edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Let each cluster have edges to those whose centres are nearest, and merge those that are copies.
+
+        Many copies have the same few neighbours: `merge` would take as many rounds as there are copies.
+
+        Returns:
+            As `merge`.
+        """
         k = min(NEIGHBOURS, len(self))
         _, near = nearest(self.centers.numpy(), k, self.device, euclidean=True, seed=self.seed)
         own = np.repeat(np.arange(len(self)), k)
         edges = np.stack([own, near.ravel()], axis=1)
         self._connect(edges, np.zeros(len(edges), dtype=np.float32), np.ones(len(edges), dtype=bool))
+        copies = self.costs <= ROUNDING * float(self.centers[:EDGES].square().sum(1).mean())
+        same = cut(self.edges[copies], len(self))
+        first = np.unique(same, return_index=True)[1][same]
+        b = np.flatnonzero(first != np.arange(len(self)))
+        a, merged = first[b], self.points[np.stack([first[b], b], axis=1)]
+        if len(b):
+            np.add.at(self.weights, a, self.weights[b])
+            self._drop(a, b)
+        return merged, np.zeros(len(merged), dtype=np.float32)
 
     def merge(self) -> tuple[np.ndarray, np.ndarray]:
         """Merge all pairs that are each other's cheapest.

@@ -22,7 +22,7 @@ def points(request):
     return {"cloud": cloud, "blobs": blobs + 0.1 * cloud}[request.param].astype(np.float32)
 
 
-@pytest.mark.parametrize("edges", [1, 1 << 14])
+@pytest.mark.parametrize("edges", [100, 1 << 14])
 @pytest.mark.parametrize("k", [1, 2, 9, 40, 149, 150])
 def test_where_all_are_neighbours_it_is_ward(points, k, edges, monkeypatch):
     monkeypatch.setattr(module, "NEIGHBOURS", 150)
@@ -48,9 +48,17 @@ def test_blobs_are_found_though_no_neighbour_leads_out_of_them(neighbours, monke
     assert same_partition(graph_ward(points, 5), which // 2)
 
 
-def test_identical_points_are_together():
-    which = np.arange(400) % 4
-    assert same_partition(graph_ward(np.eye(4, dtype=np.float32)[which], 4), which)
+@pytest.mark.parametrize("rounding", [0, 1e-7])
+def test_copies_stay_together_and_take_few_rounds_however_many_they_are(rounding, monkeypatch):
+    which = np.arange(2000) % 4
+    noise = rounding * np.random.default_rng(0).normal(size=(2000, 4))
+    points = (np.eye(4)[which] + noise).astype(np.float32)
+    merge, rounds = module._Clusters.merge, []
+    monkeypatch.setattr(module._Clusters, "merge", lambda self: rounds.append(1) or merge(self))
+    assert same_partition(graph_ward(points.copy(), 4), which)
+    assert same_partition(graph_ward(points.copy(), 9), which)
+    assert len(np.unique(graph_ward(points, 2))) == 2
+    assert len(rounds) < 20
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -74,7 +74,8 @@ def clusters():
 def neighbours():
     loss = NeighbourLoss(num_neighbours=3)
     pool = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
-    loss.remember(pool, pool)
+    near = (torch.arange(16)[:, None] + torch.arange(1, 4)) % 16
+    loss.remember(pool, near, torch.ones(16, 3))
     return loss
 
 
@@ -95,6 +96,8 @@ def test_losses_have_the_cpus_values_and_gradients(build, labels):
         loss = build().to(device)
         if isinstance(loss, ClusterBasisLoss):
             loss.basis.to(device)
+        if isinstance(loss, NeighbourLoss):
+            loss.memory = {name: part.to(device) for name, part in loss.memory.items()}
         x = embeddings.detach().to(device).requires_grad_(True)
         value = loss(x, labels.to(device))
         value.backward()

@@ -34,7 +34,9 @@ def check_like(found: Any, own: Any, where: str = "state", whole: bool = False) 
         pml_slade.exceptions.CheckpointError: state['steps'] is a str, not a int
     """
     if isinstance(own, Tensor):
-        if not isinstance(found, Tensor) or (found.shape, found.dtype) != (own.shape, own.dtype):
+        same = isinstance(found, Tensor) and found.dtype == own.dtype
+        grows = same and not own.numel() and found.ndim == own.ndim  # as a queue does
+        if not same or (found.shape != own.shape and not grows):
             raise CheckpointError(f"{where} is {_told(found)}, not {_told(own)}")
     elif own is None or (isinstance(own, Mapping | list | tuple) and not own):
         if own is not None and not isinstance(found, Mapping if isinstance(own, Mapping) else list | tuple):

@@ -97,7 +97,7 @@ def _(bench):
     if not can_mount():
         return None
     return bench.refused(
-        bench.train(bench.images, run, *SHORT, before=Mount(run, 300)), "The disk is full", "(Teacher, step "
+        bench.train(bench.images, run, *SHORT, before=Mount(run, 300)), "checkpoints of ", "Free some"
     )
 
 

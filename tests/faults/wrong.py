@@ -285,5 +285,5 @@ def _(bench):
     out = bench.new("e")
     command = ("embed", bench.teacher, bench.images["unlabeled"], "-q", "--workers", 0, "-o")
     bench.done(bench.command(*command, out.with_suffix(".csv")))
-    assert out.with_suffix(".csv").read_text().startswith("name,")
+    assert out.with_suffix(".csv").read_text().startswith("path,")
     return "a CSV file; " + bench.refused(bench.command(*command, out.with_suffix(".what")), ".npz")

@@ -50,7 +50,7 @@ def test_the_other_lines_of_python_run():
 
 
 def test_the_command_for_a_vit_at_another_size_has_settings_that_work(tmp_path):
-    [command] = re.findall(r"model\.trunk=.*", PAGE[PAGE.index("DINOv2 at 112 pixels") :])[:1]
+    [command] = re.findall(r"model\.trunk=.*", PAGE[PAGE.index("518 pixels, at 112 pixels") :])[:1]
     config = load_config(None, ["data.kind=glyphs", f"output={tmp_path}", *shlex.split(command)])
     check_model(config)
     assert (config.data.image_size, config.model.trunk_options) == (112, {"img_size": 112})

@@ -1,7 +1,6 @@
 """A start that is measured, an embedder that starts from it, a frozen trunk, neighbours in the pool."""
 
 import json
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -211,7 +210,7 @@ def test_slade_of_neighbours_is_that_row(run, tmp_path):
 
 
 def test_features_that_no_disk_holds_are_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Namespace(free=1000))
+    monkeypatch.setattr("pml_slade.datasets.features.free_space", lambda folder: (folder, 1000))
     with pytest.raises(ConfigError, match=r"model\.features: .*takes 0\.0 GiB, .*model\.train=all"):
         run(HEAD)
 

@@ -42,6 +42,8 @@ STUDENTS = [row for row in METHODS if row not in ("start", "teacher", "basis")]
 ALL = f"rows=[teacher, {', '.join(STUDENTS)}]"
 PEERS = [row for row in STUDENTS if row not in PAPER_METHODS]
 AVERAGED = "student.average=0.9"  # mean teachers need it
+LAST = "tolerance=100"
+"""The last epoch is kept, not what a row started from."""
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 VALIDATION_IMAGES, TEST_IMAGES, POOL_IMAGES, POOL_CLASSES = 24, 32, 64, 8
 
@@ -149,10 +151,10 @@ def test_every_row_starts_from_the_teacher(run, row):
 
 @pytest.mark.once
 def test_rows_do_not_depend_on_which_others_are_trained(run):
-    run(ALL, AVERAGED)
+    run(ALL, AVERAGED, LAST)
     together = {row: run.weights(row) for row in ["teacher", *STUDENTS]}
     for row in ("pseudo", "slade"):
-        run(f"rows=[{row}]", AVERAGED, folder=row)
+        run(f"rows=[{row}]", AVERAGED, LAST, folder=row)
         assert run.weights(row) == together[row]
     assert len({w for row, w in together.items() if row != "iterated"}) == len(together) - 1
 
@@ -302,7 +304,7 @@ def test_test_images_have_no_say_in_what_is_trained(run):
 @pytest.mark.parametrize("method", [PAPER, BEST], ids=["paper", "best"])
 def test_true_pool_labels_reach_the_oracle_alone(run, method):
     rows = ["teacher", *STUDENTS]
-    run(ALL, *method, AVERAGED)
+    run(ALL, *method, AVERAGED, LAST)
     known = {row: run.weights(row) for row in rows}
     with_pool = {r: t for r, t in zip(rows, run.trainers) if isinstance(t, SelfTrainingTrainer)}
     assert set(with_pool) == {"pseudo", "iterated", "slade", "oracle", *PEERS} - {"memory"}
@@ -317,7 +319,7 @@ def test_true_pool_labels_reach_the_oracle_alone(run, method):
     shuffled = run.data.unlabeled.without_labels()
     shuffled.labels = np.random.default_rng(0).permutation(run.data.unlabeled.labels)
     run.data = replace(run.data, unlabeled=shuffled)
-    run(ALL, *method, AVERAGED, folder="shuffled")
+    run(ALL, *method, AVERAGED, LAST, folder="shuffled")
     assert {row for row in rows if run.weights(row) != known[row]} == {"oracle"}
 
 
@@ -549,7 +551,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_what_changed(run, ch
     run("rows=[teacher]")
     with pytest.raises(ConfigError, match="was begun with other settings; give another output") as caught:
         run("rows=[teacher]", change)
-    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [message]
+    assert str(caught.value).endswith(f": {message}")
 
 
 @pytest.mark.once
@@ -679,6 +681,7 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     mine = small_config(folders, tmp_path / "run", rows, AVERAGED, "student.mining=eq7", *swav)
     clusters = small_config(
         folders, tmp_path / "clusters", "rows=[slade]", "student.basis.clusters=true", "model.train=head",
+        "student.relabel_every=1",
         f"model.features={tmp_path / 'features'}",
     )  # fmt: skip
     neighbours = small_config(

@@ -8,7 +8,8 @@ import pytest
 
 from pml_slade.datasets.fingerprints import digest
 from pml_slade.exceptions import CheckpointError
-from pml_slade.running.rows import MOST_BYTES, Inputs, Row, keep_lists, read_list
+from pml_slade.running.rows import Inputs, Row, keep_lists, read_list
+from pml_slade.strangers import MOST_BYTES
 
 LINES = ["0\t1\t2\ta.png"]
 SOUND = {"settings": {"seed": 0}, "images": {"labeled": digest(LINES)}, "starts_from": None}

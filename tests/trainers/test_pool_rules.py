@@ -397,7 +397,7 @@ def test_an_iterable_pool_is_refused_at_once_even_with_a_length(images, pool):
 # cluster_kwargs
 
 
-@pytest.mark.parametrize("name", ["num_workers", "device", "k"])
+@pytest.mark.parametrize("name", ["num_workers", "workers", "k"])
 def test_unknown_settings_of_clustering_are_answered_by_the_names_of_those_that_there_are(images, pool, name):
     with pytest.raises(
         ConfigError, match=f"cluster_kwargs: .* {name}; it has method, .*batch_size, progress"

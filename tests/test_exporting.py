@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from images import small_config, splits, write_images, write_model
+from images import small_config, splits, write_model
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,11 +24,6 @@ pytestmark = pytest.mark.once
 
 ONNX = pytest.param("onnx", marks=pytest.mark.skipif(find_spec("onnxscript") is None, reason="needs onnx"))
 PHOTO = TrunkInput(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", crop=0.875).as_meta()
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -7,28 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from images import write_images, write_model
+from images import write_model
 from typer.testing import CliRunner
 
 import pml_slade
 from pml_slade.cli import app
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.searching import ImageIndex
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def trained(model):
-    return pml_slade.load(model, "cpu", workers=0)
 
 
 @pytest.fixture

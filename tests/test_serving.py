@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from images import write_images, write_model
+from images import write_model
 from PIL import Image
 
 import pml_slade
@@ -20,21 +20,6 @@ from pml_slade.serving import FOUND, HOST, LARGEST_UPLOAD, build_app, open_port
 
 pytestmark = pytest.mark.once
 pytest.importorskip("flask", reason="needs flask")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def trained(model):
-    return pml_slade.load(model, "cpu", workers=0)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from images import small_config, write_images
+from images import small_config
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from typer.testing import CliRunner
@@ -25,11 +25,6 @@ VIT = (
     "teacher.steps=4",
 )
 SMALL = "model.trunk_options={img_size: 32, depth: 1, embed_dim: 24, num_heads: 2}"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What a step of training sees, by its number alone: the seed of each image that is drawn in an epoch.
 
-Augmentation draws from global generators. Here these are seeded anew for each image, so that an epoch can be
+Augmentation draws from global generators. Here these are seeded for each image, so that an epoch can be
 taken up at any step, without reading the images before it, and by any number of loader processes.
 """
 

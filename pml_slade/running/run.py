@@ -115,7 +115,7 @@ class Run:
         for sign in self.signs:
             logger.warning("%s", sign)
         left = [m for m in self.config.chosen if m.trains and not self._is_done(m)]
-        check_space(self.folder, f"{len(left)} rows", self._parts, sum(self._turns(m) for m in left))
+        check_space(self.folder, "the rows that are left", self._parts, sum(self._turns(m) for m in left))
         self._describe()
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)

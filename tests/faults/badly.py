@@ -186,7 +186,7 @@ def _(bench):
     before = weights(run)
     (run / "config.yaml").write_text("")
     bench.refused(bench.command("report", run), str(run / "config.yaml"))
-    bench.done(bench.train(bench.images, run, *SHORT))  # written anew
+    bench.done(bench.train(bench.images, run, *SHORT))  # written again
     result = run / "teacher/result.json"
     whole = result.read_text()
     result.write_text(whole[:-9])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import yaml
-from images import BEST, POOL, SMALL, TEST, small_config, splits, write_images
+from images import BEST, POOL, SMALL, TEST, small_config, splits
 from omniglot_tree import write_omniglot
 from PIL import Image
 from typer.testing import CliRunner
@@ -27,11 +27,6 @@ from pml_slade.running.run import Run
 from pml_slade.running.verdict import verdict
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ from pml_slade.running.run import Run
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
 @pytest.fixture
 def in_memory(monkeypatch):
     monkeypatch.setattr(run_data, "build_splits", lambda config: splits())
@@ -273,7 +268,7 @@ def test_a_class_that_is_left_out_with_its_images_leaves_no_gap(tmp_path, caplog
 
 @pytest.fixture
 def repeated(tmp_path):
-    """Images of which the pool has two test images, one of them encoded anew, and labeled has one."""
+    """Images of which the pool has two test images, one of them encoded again, and labeled has one."""
     folders = write_images(tmp_path / "images")
     first, second, third = sorted(folders["test"].rglob("*.png"))[:3]
     (folders["unlabeled"] / "same.png").write_bytes(first.read_bytes())

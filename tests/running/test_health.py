@@ -5,14 +5,9 @@ import logging
 import shutil
 
 import pytest
-from images import small_config, write_images
+from images import small_config
 
 from pml_slade.running.run import Run
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def signs(folders, tmp_path, *overrides):

@@ -1,7 +1,7 @@
 """Two runs in one folder: the first one has it."""
 
 import pytest
-from images import small_config, write_images
+from images import small_config
 
 from pml_slade.exceptions import ConfigError
 from pml_slade.locks import locked
@@ -9,11 +9,6 @@ from pml_slade.running.pretraining import run_pretraining
 from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once("files alone")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def content(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import SMALL, small_config, write_images
+from images import SMALL, small_config
 from typer.testing import CliRunner
 
 from pml_slade import cli
@@ -35,11 +35,6 @@ SWAV = (
     "pretraining.lr=0.001",
 )
 CPU = Runtime(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def config(folders, output, *overrides):

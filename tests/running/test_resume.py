@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from images import BEST, small_config, write_images, write_shards
+from images import BEST, small_config, write_shards
 from processes import forking
 
 from pml_slade.running import stages
@@ -81,11 +81,6 @@ def child(config, started=None, kill_at=None, before=True):
 @pytest.fixture(scope="module")
 def context():
     return forking()
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def run(context, config, **kwargs):

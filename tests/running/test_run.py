@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from images import BEST, PAPER, drawings, png, small_config, splits, write_images
+from images import BEST, PAPER, drawings, png, small_config, splits
 from pytorch_metric_learning.losses import (
     CrossBatchMemory,
     MultipleLosses,
@@ -581,11 +581,6 @@ def test_a_run_folder_may_be_moved(run):
     run.events.clear()
     assert run(folder="moved") == first
     assert run.events == []
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def test_folders_of_mixed_images_are_all_it_takes(folders, tmp_path):

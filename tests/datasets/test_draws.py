@@ -18,6 +18,17 @@ def test_seeding_takes_several_numbers_and_their_order_counts():
     assert len({draw(1, 2), draw(2, 1), draw(1), draw(1, 2, 0)}) >= 3
 
 
+def test_seeding_leaves_nothing_behind():
+    kept = len(torch.cuda._queued_calls)
+    for number in range(5):
+        seed_everything(number)
+    assert len(torch.cuda._queued_calls) == kept
+    torch.manual_seed(torch.initial_seed())
+    expected = torch.rand(3)
+    seed_everything(4)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def numbers():
     """One from every generator."""
     return torch.rand(1).item(), np.random.random_sample(), random.random()  # noqa: NPY002

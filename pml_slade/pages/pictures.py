@@ -165,7 +165,7 @@ class Pictures:
         """Images of the pool with their neighbours there; None for a row that did not learn from these."""
         if not find_method(self.run.after["row"]).uses_pool or self._labels_file.is_file():
             return None
-        pool = self.splits.unlabeled
+        pool = self.source.pool
         looked_at = np.random.default_rng(0).permutation(len(pool))[:MOST_OF_POOL]
         vectors = self.source.embed(self.run.after["model"], pool.subset(looked_at))
         found = retrieve(vectors, np.zeros(len(looked_at), dtype=np.int64))
@@ -192,7 +192,7 @@ class Pictures:
 
     def clusters(self) -> dict[str, Any] | None:
         """The pool's tightest and most doubtful clusters; None for a run that has none."""
-        file, pool = self._labels_file, self.splits.unlabeled
+        file, pool = self._labels_file, self.source.pool
         if not file.is_file():
             return None
         try:
@@ -240,7 +240,7 @@ class Pictures:
         self, number: int, tightness: float, images: np.ndarray, cosines: np.ndarray
     ) -> dict[str, Any]:
         """A cluster with its images, the one that is nearest to the centre first."""
-        pool = self.splits.unlabeled
+        pool = self.source.pool
         nearest = images[np.argsort(-cosines, kind="stable")].tolist()
         if len(nearest) > OF_A_CLUSTER:  # the centre and the edge
             half = OF_A_CLUSTER // 2

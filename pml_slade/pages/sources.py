@@ -12,6 +12,7 @@ from ..datasets.splits import Splits
 from ..exceptions import DataError
 from ..models import load_model
 from ..running.data import build_splits, build_views
+from ..running.pool import read_kept
 from ..running.rows import Row
 from ..runtime import Runtime, cpu_workers
 from .folder import RunFolder
@@ -23,6 +24,10 @@ class Source(Protocol):
     @property
     def splits(self) -> Splits:
         """The images."""
+
+    @property
+    def pool(self) -> ImageDataset:
+        """The images of the pool that were learned from."""
 
     def embed(self, model: str, images: ImageDataset) -> np.ndarray:
         """Return embeddings, (N, d).
@@ -61,6 +66,12 @@ class SavedRun:
     def splits(self) -> Splits:
         """The images."""
         return self.views.splits
+
+    @property
+    def pool(self) -> ImageDataset:
+        """The images of the pool that were learned from."""
+        pool = self.splits.unlabeled
+        return pool.subset(read_kept(self.folder, len(pool)))
 
     def embed(self, model: str, images: ImageDataset) -> np.ndarray:
         """Return embeddings of images, see `Source`."""

@@ -30,6 +30,7 @@ OF_EVERY_ROW = (
     "data.mode",
     "data.transform",
     "data.augmentation",
+    "data.leave_out_unlike",
     "model.",
 )
 """Settings that every row depends on. Where images lie is none of them: the images are compared."""
@@ -222,7 +223,11 @@ def row_settings(config: Config, method: Method) -> dict[str, Any]:
 
 def pretraining_settings(config: Config) -> dict[str, Any]:
     """Likewise, of the stage before the teacher."""
-    data = [p for p in OF_EVERY_ROW if p not in ("tolerance", "data.augmentation", "model.")]
+    data = [
+        p
+        for p in OF_EVERY_ROW
+        if p not in ("tolerance", "data.augmentation", "data.leave_out_unlike", "model.")
+    ]
     trunk = ["model.trunk", "model.weights", "model.trunk_options."]
     return _chosen(config, [*data, *trunk, "pretraining."], config.pretraining.steps)
 

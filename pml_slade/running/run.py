@@ -42,6 +42,7 @@ from .models import (
     model_meta,
     starts_principal,
 )
+from .pool import pool_learned_from
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, check_space, run_stage
@@ -150,11 +151,21 @@ class Run:
         """What the results say of the pool, in a few sentences."""
         return verdict(results, self.config.chosen)
 
-    def job(self, method: Method) -> Job:
-        """What a method works with here."""
-        config, labeled = self.config, self.splits.labeled
-        images_per_class = len(labeled) / labeled.num_classes
-        suggested = suggest_num_clusters(len(self.splits.unlabeled), images_per_class)
+    @property
+    def pool(self) -> ImageDataset:
+        """The images of the pool that are learned from."""
+        return self._learned.splits.unlabeled
+
+    def job(self, method: Method, images: Views | None = None) -> Job:
+        """What a method works with here.
+
+        Args:
+            method: of a row.
+            images: what it learns from; None: all, as they are.
+        """
+        config, views = self.config, images or self.views
+        labeled, pool = views.splits.labeled, views.splits.unlabeled
+        suggested = suggest_num_clusters(len(pool), len(labeled) / labeled.num_classes)
         return Job(
             teacher=config.teacher,
             student=config.student,
@@ -163,7 +174,7 @@ class Run:
             num_clusters=config.student.num_clusters or suggested,
             embedding_size=config.model.embedding_size,
             runtime=self.runtime,
-            images=self.views,
+            images=views,
             freeze_batchnorm=bool(config.model.freeze_batchnorm),
             knows_photographs=config.knows_photographs,
             epoch_steps=config.epoch_steps,
@@ -318,12 +329,11 @@ class Run:
         return self.config.student.iterations if method.starts_from_teacher else 1
 
     def _stage(self, method: Method, turn: int, folder: Path, models: Models) -> Stage:
-        config, turns, job = self.config, self._turns(method), self.job(method)
+        config, turns, job = self.config, self._turns(method), self.job(method, self._learned)
         seed = int(
             np.random.SeedSequence([config.seed, crc32(method.key.encode()), turn]).generate_state(1)[0]
         )
         seed_everything(seed)
-        job = replace(job, images=self._images)
         trainer, average = method.build(job, models, folder)
         if method.starts_from_teacher or starts_principal(config):
             method.begin(job, trainer)
@@ -352,8 +362,9 @@ class Run:
         if self.is_frozen:
             models["trunk"] = self.runtime.place(split(self.config, models["trunk"]).last)
         if starts_principal(self.config):
-            parts = (self.splits.labeled, self.splits.unlabeled.without_labels())
-            found = [self.runtime.embed(self._images.plain(part), models["trunk"]) for part in parts]
+            views = self._learned
+            parts = (views.splits.labeled, views.splits.unlabeled.without_labels())
+            found = [self.runtime.embed(views.plain(part), models["trunk"]) for part in parts]
             embedder: Any = models["embedder"]
             features = torch.from_numpy(np.concatenate(found))
             embedder.to("cpu").start_from(features, self.config.model.embedder_whitening)
@@ -362,6 +373,17 @@ class Run:
     @property
     def _images(self) -> Views:
         return self.feature_views if self.is_frozen else self.views
+
+    @cached_property
+    def _learned(self) -> Views:
+        """What is learned from: of the pool, images that are like the labeled ones."""
+        views = self._images
+        if not self.config.data.leave_out_unlike:
+            return views
+        trunk = split(self.config, self.trunk).last if self.is_frozen else self.trunk
+        fewest = self.config.student.unlabeled_batch_size
+        pool = pool_learned_from(self.folder, views, self.runtime.place(trunk).eval(), self.runtime, fewest)
+        return replace(views, splits=replace(views.splits, unlabeled=pool))
 
     def _pretrained(self) -> Path | None:
         """The file of the pretrained trunk, where the run has that stage; trained if it is not there."""

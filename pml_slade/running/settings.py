@@ -127,6 +127,11 @@ class DataConfig(Section):
         description="leave such images out of the pool, whenever a run is started; every image is decoded "
         "once for it",
     )
+    leave_out_unlike: bool | None = Field(
+        None,
+        description="leave images out of the pool that the trunk finds less like the labeled images than "
+        "95 % of these are like other labeled classes; null: true for photographs with a pretrained trunk",
+    )
 
     @model_validator(mode="after")
     def _paths(self) -> DataConfig:
@@ -376,6 +381,13 @@ class Config(Section):
             model.train = "last" if self.knows_photographs else "all"
         if model.freeze_batchnorm is None:
             model.freeze_batchnorm = model.train != "all"
+        if data.leave_out_unlike is None:
+            data.leave_out_unlike = self.knows_photographs
+        if data.leave_out_unlike and model.weights is None and not self.pretraining.steps:
+            raise ValueError(
+                "data.leave_out_unlike=true asks what is like what of a trunk that knows nothing yet: give "
+                "model.weights, or make it false"
+            )
 
     def _check_steps(self) -> None:
         stages: dict[str, OptimizerConfig] = {"pretraining": self.pretraining}

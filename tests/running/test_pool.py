@@ -1,0 +1,116 @@
+"""A pool of which much shows other things than the labeled images do."""
+
+import csv
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from images import BEST, small_config, splits
+
+from pml_slade.datasets.images import ImageDataset
+from pml_slade.exceptions import CheckpointError, DataError
+from pml_slade.running.models import build_models
+from pml_slade.running.pool import read_kept
+from pml_slade.running.run import Run
+
+pytestmark = pytest.mark.once
+
+NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
+OTHERS = 40
+
+
+def strangers(number=OTHERS):
+    """Images of stripes."""
+    rng = np.random.default_rng(5)
+    stripes = np.zeros((number, 16, 16)) + 255 * (np.arange(16) % 2)
+    return np.clip(stripes + rng.normal(0, 20, stripes.shape), 0, 255).astype(np.uint8)
+
+
+def mixed(pool=None):
+    """The usual splits, with strangers before the pool's own images."""
+    whole = splits()
+    own = whole.unlabeled if pool is None else whole.unlabeled.subset(pool)
+    images = np.concatenate([strangers(), own._images])
+    labels = np.concatenate([np.full(OTHERS, own.num_classes), own.known_labels()])
+    return replace(whole, unlabeled=ImageDataset(images, labels, mode="L"))
+
+
+@pytest.fixture
+def start(tmp_path):
+    def start(*overrides, data=None):
+        weights = tmp_path / "trunk.pth"
+        if not weights.exists():
+            torch.save(build_models(small_config(NOWHERE, tmp_path, *BEST))["trunk"].state_dict(), weights)
+        settings = (f"model.weights={weights}", "data.leave_out_unlike=true", "model.train=all", *overrides)
+        config = small_config(NOWHERE, tmp_path / "run", *BEST, *settings)
+        return Run(config, progress=False, splits=data or mixed())
+
+    return start
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+def test_images_that_are_unlike_the_labeled_ones_are_left_out(start, tmp_path, caplog, train):
+    run = start(f"model.train={train}", f"model.features={tmp_path / 'features'}")
+    with caplog.at_level(logging.INFO, "pml_slade"):
+        run.run()
+    kept = read_kept(run.folder, len(run.splits.unlabeled))
+    own = kept >= OTHERS
+    assert own.all()
+    assert own.sum() > 0.8 * (len(run.splits.unlabeled) - OTHERS)
+    assert len(run.pool) == len(kept) == len(np.load(run.folder / "slade" / "pseudo_labels.npy"))
+    assert np.array_equal(run.pool.known_labels(), run.splits.unlabeled.known_labels()[kept])
+    assert any("unlike the labeled ones, and left out" in line for line in caplog.messages)
+    with (run.folder / "left_out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    nearness = [float(row["nearness"]) for row in rows]
+    assert len(rows) == len(run.splits.unlabeled) - len(kept)
+    assert nearness == sorted(nearness)
+
+
+def test_all_are_kept_where_it_is_not_asked_for(start):
+    run = start("data.leave_out_unlike=false")
+    run.run()
+    assert len(run.pool) == len(run.splits.unlabeled)
+    assert not list(run.folder.glob("left_out.csv")) + list(run.folder.glob("pool.npy"))
+
+
+def test_what_was_found_is_read_again(start):
+    run = start()
+    run.run()
+    kept = np.load(run.folder / "pool.npy")
+    np.save(run.folder / "pool.npy", kept[1:])
+    assert len(start().pool) == len(kept) - 1
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [np.array([3, 2]), np.array([-1, 2]), np.array([1, 10_000]), np.zeros((2, 2), int), np.array([0.5]), []],
+    ids=str,
+)
+def test_a_damaged_file_is_refused(start, damaged):
+    run = start()
+    run.folder.mkdir()
+    np.save(run.folder / "pool.npy", damaged)
+    with pytest.raises(CheckpointError, match="damaged"):
+        run.run()
+
+
+def test_a_pool_of_strangers_is_refused_before_anything_is_trained(start, tmp_path):
+    run = start(data=mixed(pool=range(3)))
+    with pytest.raises(DataError, match=r"of the pool's 43 images are like the labeled ones.*unlike=false"):
+        run.run()
+    assert not (run.folder / "teacher" / "checkpoints").exists()
+
+
+def test_a_trunk_that_knows_nothing_is_not_asked(tmp_path):
+    with pytest.raises(Exception, match=r"data\.leave_out_unlike=true.*model\.weights"):
+        small_config(NOWHERE, tmp_path, "data.leave_out_unlike=true")
+
+
+def test_it_is_on_for_photographs_with_a_pretrained_trunk_alone(tmp_path):
+    photo = ("data.transform=photo", "data.image_size=32")
+    assert not small_config(NOWHERE, tmp_path, *photo).data.leave_out_unlike
+    assert small_config(NOWHERE, tmp_path, *photo, "model.weights=here.pth").data.leave_out_unlike
+    assert not small_config(NOWHERE, tmp_path, "model.weights=here.pth").data.leave_out_unlike

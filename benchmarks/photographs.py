@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -23,14 +24,17 @@ import numpy as np
 from runs import in_parallel
 from writing import RESULTS, gained, machine, plus_minus, put_section, test
 
+from pml_slade.averages import mean_of_models
+from pml_slade.checkpoints import write_json_atomic
 from pml_slade.datasets.folders import open_images
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
-from pml_slade.evaluation import interval
+from pml_slade.evaluation import evaluate, interval
 from pml_slade.methods import METHODS
 from pml_slade.presets import BEST, PAPER
 from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
+from pml_slade.running.pool import read_kept
 from pml_slade.running.rows import Result
 from pml_slade.running.run import Run
 
@@ -41,6 +45,8 @@ POOLS = {
     "mixed": "two thirds of the pool are other photographs",
 }
 WITHOUT = ("start", "teacher", "control")
+ALONE = "control_alone"
+"""The student behind the control, before the mean of its weights and the teacher's is taken."""
 PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated", "neighbours")
 PRESETS = {
     BEST: (*WITHOUT, *PEERS, "slade", "oracle"),
@@ -92,9 +98,28 @@ def train(args: argparse.Namespace, trial: Trial) -> None:
         *("data.workers=1", f"device={args.device}", *args.overrides),
     ]
     splits = split(args.folder, name, pool, seed, args.development)
-    results = Run(load_config(args.preset, settings), progress=False, splits=splits).run()
+    run = Run(load_config(args.preset, settings), progress=False, splits=splits)
+    results = run.run()
+    if run.config.student.soup and {"teacher", "control"} <= {result.row for result in results}:
+        measure_alone(run, {result.row: result for result in results})
     scores = ", ".join(f"{result.row} {test(result)['MAP@R']:.2f}" for result in results)
     print(f"{name}, {pool}, seed {seed}: {scores}", flush=True)
+
+
+def measure_alone(run: Run, results: dict[str, Result]) -> None:
+    """Measure the control without the teacher's part: where the trunk has much to learn, that is better."""
+    file, share = run.folder / ALONE / "result.json", METHODS["control"].share
+    if file.exists():
+        return
+    models = [run._load(run.folder / results[row].model) for row in ("teacher", "control")]
+    alone = mean_of_models(models, [1 - 1 / share, 1 / share])
+    of_test, of_validation = (
+        None if part is None else evaluate(run._embed(alone, part), part.known_labels())
+        for part in (run.splits.test, run.splits.validation)
+    )
+    title = results["control"].title + ", no mean with the teacher"
+    result = replace(results["control"], row=ALONE, title=title, test=of_test, validation=of_validation)
+    write_json_atomic(file, asdict(result))
 
 
 def folder(args: argparse.Namespace, trial: Trial) -> Path:
@@ -170,20 +195,48 @@ def section(args: argparse.Namespace, name: str, pool: str) -> str:
         {file.parent.name: Result(**json.loads(file.read_text())) for file in place.glob("*/result.json")}
         for place in (folder(args, (name, pool, seed)) for seed in args.seeds)
     ]
-    rows = [row for row in args.rows if all(row in run for run in runs)]
-    best = max((row for row in WITHOUT if row in rows), key=lambda row: mean(scores(runs, row)))
+    asked = [part for row in args.rows for part in ((row, ALONE) if row == "control" else (row,))]
+    rows = [row for row in asked if all(row in run for run in runs)]
+    best = max((row for row in (*WITHOUT, ALONE) if row in rows), key=lambda row: mean(scores(runs, row)))
     lines = [line(runs, row, best) for row in rows]
-    header = ["row", "MAP@R", "RP", "P@1", f"over {best}", "ahead in", "share of oracle's gain", "validation"]
+    header = [
+        "row",
+        "MAP@R",
+        "RP",
+        "P@1",
+        f"over {_plain(best)}",
+        "ahead in",
+        "share of oracle's gain",
+        "validation",
+    ]
     scored = "development" if args.development else "test"
     about = (
         f"MAP@R and others on {scored} classes, %: mean of the seeds and half its 95 % interval (Student's "
-        f"t). Pool: {POOLS[pool]}. {args.weights.stem} at {args.size} pixels. “Over {best}”, the best of "
-        "start, teacher and control by its mean, and the share of what true labels of the pool gain over it "
-        "are by seed."
+        f"t). Pool: {POOLS[pool]}. {args.weights.stem} at {args.size} pixels. “Over {_plain(best)}”, the "
+        "best of those without a pool by its mean, and the share of what true labels of the pool gain over "
+        "it are by seed."
     )
     title = f"## {SETS[name]}: {POOLS[pool]}" + ("" if args.preset == BEST else f", preset {args.preset}")
     shown = f"Seeds: {', '.join(map(str, args.seeds))}. {' '.join(args.overrides)}".strip()
+    if pool == "mixed":
+        shown += " " + left_out(args, name)
     return "\n\n".join([title, about, shown, markdown(header, lines), machine("timm", device=args.device)])
+
+
+def left_out(args: argparse.Namespace, name: str) -> str:
+    """What was taken to be unlike the labeled images, of the set's own and of the others."""
+    own, others = [], []
+    for seed in args.seeds:
+        pool = split(args.folder, name, "mixed", seed, args.development).unlabeled
+        kept = np.zeros(len(pool), dtype=bool)
+        kept[read_kept(folder(args, (name, "mixed", seed)), len(pool))] = True
+        is_own = np.arange(len(pool)) < round(len(pool) / 3)
+        own.append(100 * (~kept[is_own]).mean())
+        others.append(100 * (~kept[~is_own]).mean())
+    return (
+        f"Left out as unlike the labeled images: {mean(own):.0f} % of the set's own, {mean(others):.0f} % of "
+        "the others."
+    )
 
 
 def line(runs: Sequence[dict[str, Result]], row: str, best: str) -> list[str]:
@@ -192,10 +245,14 @@ def line(runs: Sequence[dict[str, Result]], row: str, best: str) -> list[str]:
     over = [a - b for a, b in zip(scores(runs, row), scores(runs, best))]
     ahead = f"{sum(gain > 0 for gain in over)} of {len(over)}"
     validation = cell([(run[row].validation or {})["MAP@R"] for run in runs])
-    known = "oracle" in runs[0] and row not in (*WITHOUT, "oracle")
+    known = "oracle" in runs[0] and row not in (*WITHOUT, ALONE, "oracle")
     share = _share(over, [a - b for a, b in zip(scores(runs, "oracle"), scores(runs, best))]) if known else ""
     compared = ["", ""] if row == best else [gained(over, 2), ahead]
     return [runs[0][row].title, *figures, *compared, share, validation]
+
+
+def _plain(row: str) -> str:
+    return row.replace("_", " ")
 
 
 def _share(gains: Sequence[float], bounds: Sequence[float]) -> str:

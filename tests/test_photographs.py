@@ -1,5 +1,8 @@
 """The benchmark on photographs splits as its protocol says, writes its tables, and trains nothing twice."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,14 +80,16 @@ def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
     page = tmp_path / "page.md"
     arguments = [
         photographs, *TINY, "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
-        "--rows", "start", "teacher", "slade", "oracle", "--runs", tmp_path / "runs", "--results", page,
+        "--rows", "start", "teacher", "control", "slade", "oracle", "--runs", tmp_path / "runs",
+        "--results", page,
     ]  # fmt: skip
     run_script_here("photographs", *arguments, "--pools", "mixed")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
     run_script_here("photographs", *arguments, "--pools", "mixed")
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")} == before
     text = page.read_text()
-    for part in ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |"):
+    shown = ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |")
+    for part in (*shown, "no mean with the teacher |", "Left out as unlike the labeled images: "):
         assert part in text
 
 
@@ -98,3 +103,21 @@ def test_means_of_weights_are_measured_on_development_classes(photographs, weigh
     text = page.read_text()
     assert "| weights of | birds, 0 | mean |" in text
     assert "| ⅓ control, ⅔ SLADE's |" in text
+
+
+def test_the_student_behind_the_control_is_measured_as_it_was(photographs, weights, tmp_path):
+    """Its figures are those of a run that takes no mean."""
+    arguments = [
+        "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
+        "--rows", "teacher", "control", "--results", tmp_path / "page.md",
+    ]  # fmt: skip
+    for runs, soup in (("mean", "true"), ("alone", "false")):
+        settings = (*TINY, f"student.soup={soup}")
+        run_script_here("photographs", photographs, *settings, *arguments, "--runs", tmp_path / runs)
+    place = Path("test", "birds", "whole", "0")
+    behind, alone = (
+        json.loads((tmp_path / runs / place / row / "result.json").read_text())
+        for runs, row in (("mean", "control_alone"), ("alone", "control"))
+    )
+    assert behind["test"] == pytest.approx(alone["test"], abs=0.2)
+    assert behind["steps"] == alone["steps"]

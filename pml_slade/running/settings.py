@@ -30,7 +30,6 @@ PHOTOGRAPHS: dict[str, Any] = {
         "lr": 1e-4,
         "batch_size": 48,
         "unlabeled_batch_size": 16,
-        "unlabeled_weight": 8.0,
         "soup": True,
     },
 }

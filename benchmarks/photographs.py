@@ -6,7 +6,8 @@ FOLDER holds the folders birds (CUB-200), flowers (Oxford Flowers 102) and cars 
 of photographs a class, FILE the trunk's weights. Classes are sorted by name, and the last half is the test.
 Of the first half, shuffled by the seed, two fifths are labeled and three fifths are the pool; a fifth of the
 labeled classes validates. --development leaves the last half alone: the seed draws a third of the first half
-to score on, and splits the rest. What was stopped goes on with the same command.
+to score on, and splits the rest. What was stopped goes on with the same command. A table has all rows and
+seeds that were trained by then, so that some rows may have more seeds than others.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
 from pml_slade.running.pool import read_kept
 from pml_slade.running.rows import Result
-from pml_slade.running.run import Run
+from pml_slade.running.run import Models, Run
 
 SETS = {"birds": "Birds (CUB-200)", "flowers": "Flowers (Oxford 102)", "cars": "Cars (Cars-196)"}
 POOLS = {
@@ -45,8 +46,8 @@ POOLS = {
     "mixed": "two thirds of the pool are other photographs",
 }
 WITHOUT = ("start", "teacher", "control")
-ALONE = "control_alone"
-"""The student behind the control, before the mean of its weights and the teacher's is taken."""
+BEFORE = {row: f"{row}_before" for row in ("control", "slade", "oracle")}
+"""Students before the mean of their weights is taken, see `student.soup`."""
 PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "iterated", "neighbours")
 PRESETS = {
     BEST: (*WITHOUT, *PEERS, "slade", "oracle"),
@@ -100,26 +101,35 @@ def train(args: argparse.Namespace, trial: Trial) -> None:
     splits = split(args.folder, name, pool, seed, args.development)
     run = Run(load_config(args.preset, settings), progress=False, splits=splits)
     results = run.run()
-    if run.config.student.soup and {"teacher", "control"} <= {result.row for result in results}:
-        measure_alone(run, {result.row: result for result in results})
+    if run.config.student.soup:
+        measure_students(run, {result.row: result for result in results})
     scores = ", ".join(f"{result.row} {test(result)['MAP@R']:.2f}" for result in results)
     print(f"{name}, {pool}, seed {seed}: {scores}", flush=True)
 
 
-def measure_alone(run: Run, results: dict[str, Result]) -> None:
-    """Measure the control without the teacher's part: where the trunk has much to learn, that is better."""
-    file, share = run.folder / ALONE / "result.json", METHODS["control"].share
-    if file.exists():
-        return
-    models = [run._load(run.folder / results[row].model) for row in ("teacher", "control")]
-    alone = mean_of_models(models, [1 - 1 / share, 1 / share])
-    of_test, of_validation = (
-        None if part is None else evaluate(run._embed(alone, part), part.known_labels())
-        for part in (run.splits.test, run.splits.validation)
-    )
-    title = results["control"].title + ", no mean with the teacher"
-    result = replace(results["control"], row=ALONE, title=title, test=of_test, validation=of_validation)
-    write_json_atomic(file, asdict(result))
+def measure_students(run: Run, results: dict[str, Result]) -> None:
+    """Measure students before means are taken: a bound and a control should be as good as they can be."""
+    for row, before in BEFORE.items():
+        file = run.folder / before / "result.json"
+        if row not in results or not {"teacher", "control"} <= results.keys() or file.exists():
+            continue
+        models = _student(run, results, row)
+        of_test, of_validation = (
+            None if part is None else evaluate(run._embed(models, part), part.known_labels())
+            for part in (run.splits.test, run.splits.validation)
+        )
+        title = results[row].title + ", before the mean"
+        result = replace(results[row], row=before, title=title, test=of_test, validation=of_validation)
+        write_json_atomic(file, asdict(result))
+
+
+def _student(run: Run, results: dict[str, Result], row: str) -> Models:
+    """The student of a row: its model is the mean of this one and of what it is averaged with."""
+    share, model = METHODS[row].share, run._load(run.folder / results[row].model)
+    with_it = run._load(run.folder / results["teacher"].model)
+    if row != "control":
+        with_it = _student(run, results, "control")
+    return mean_of_models([with_it, model], [1 - 1 / share, 1 / share])
 
 
 def folder(args: argparse.Namespace, trial: Trial) -> Path:
@@ -190,43 +200,51 @@ def _join(first: ImageDataset, second: ImageDataset) -> ImageDataset:
 
 
 def section(args: argparse.Namespace, name: str, pool: str) -> str:
-    """Everything about one set with one pool."""
-    runs = [
-        {file.parent.name: Result(**json.loads(file.read_text())) for file in place.glob("*/result.json")}
-        for place in (folder(args, (name, pool, seed)) for seed in args.seeds)
-    ]
-    asked = [part for row in args.rows for part in ((row, ALONE) if row == "control" else (row,))]
-    rows = [row for row in asked if all(row in run for run in runs)]
-    best = max((row for row in (*WITHOUT, ALONE) if row in rows), key=lambda row: mean(scores(runs, row)))
-    lines = [line(runs, row, best) for row in rows]
-    header = [
-        "row",
-        "MAP@R",
-        "RP",
-        "P@1",
-        f"over {_plain(best)}",
-        "ahead in",
-        "share of oracle's gain",
-        "validation",
-    ]
+    """Everything about one set with one pool: of all rows and seeds that there are by now."""
+    by_seed = {int(place.name): _results(place) for place in folder(args, (name, pool, 0)).parent.iterdir()}
+    needed = set(WITHOUT).intersection(args.rows)
+    seeds = sorted(seed for seed, run in by_seed.items() if needed <= run.keys())
+    runs = [by_seed[seed] for seed in seeds]
+    rows = [part for row in PRESETS[args.preset] for part in (row, BEFORE.get(row)) if part in _any(runs)]
+    best = _best(runs, [*WITHOUT, BEFORE["control"]])
+    bound = _best(runs, ["oracle", BEFORE["oracle"]])
+    lines = [line(runs, row, best, bound) for row in rows]
+    over = f"over {_plain(best)}"
+    header = ["row", "MAP@R", "RP", "P@1", over, "ahead in", "share of oracle's gain", "validation"]
     scored = "development" if args.development else "test"
     about = (
         f"MAP@R and others on {scored} classes, %: mean of the seeds and half its 95 % interval (Student's "
         f"t). Pool: {POOLS[pool]}. {args.weights.stem} at {args.size} pixels. “Over {_plain(best)}”, the "
         "best of those without a pool by its mean, and the share of what true labels of the pool gain over "
-        "it are by seed."
+        "it, by the better of the two oracles, are by seed."
     )
     title = f"## {SETS[name]}: {POOLS[pool]}" + ("" if args.preset == BEST else f", preset {args.preset}")
-    shown = f"Seeds: {', '.join(map(str, args.seeds))}. {' '.join(args.overrides)}".strip()
+    shown = f"Seeds: {', '.join(map(str, seeds))}. {' '.join(args.overrides)}".strip()
     if pool == "mixed":
-        shown += " " + left_out(args, name)
+        shown += " " + left_out(args, name, seeds)
     return "\n\n".join([title, about, shown, markdown(header, lines), machine("timm", device=args.device)])
 
 
-def left_out(args: argparse.Namespace, name: str) -> str:
+def _any(runs: Sequence[dict[str, Result]]) -> set[str]:
+    """Rows that some run has."""
+    return {row for run in runs for row in run}
+
+
+def _best(runs: Sequence[dict[str, Result]], rows: Sequence[str]) -> str:
+    """Of the rows that all runs have, the one with the best mean; "" where there is none."""
+    there = [row for row in rows if all(row in run for run in runs)]
+    return max(there, key=lambda row: mean(scores(runs, row)), default="")
+
+
+def _results(run: Path) -> dict[str, Result]:
+    """By row, of the rows that are done."""
+    return {file.parent.name: Result(**json.loads(file.read_text())) for file in run.glob("*/result.json")}
+
+
+def left_out(args: argparse.Namespace, name: str, seeds: Sequence[int]) -> str:
     """What was taken to be unlike the labeled images, of the set's own and of the others."""
     own, others = [], []
-    for seed in args.seeds:
+    for seed in seeds:
         pool = split(args.folder, name, "mixed", seed, args.development).unlabeled
         kept = np.zeros(len(pool), dtype=bool)
         kept[read_kept(folder(args, (name, "mixed", seed)), len(pool))] = True
@@ -239,14 +257,15 @@ def left_out(args: argparse.Namespace, name: str) -> str:
     )
 
 
-def line(runs: Sequence[dict[str, Result]], row: str, best: str) -> list[str]:
-    """Of one row: means and intervals over seeds."""
+def line(runs: Sequence[dict[str, Result]], row: str, best: str, bound: str) -> list[str]:
+    """Of one row: means and intervals over the seeds that have it."""
+    runs = [run for run in runs if row in run]
     figures = [cell([test(run[row])[m] for run in runs], 2) for m in ("MAP@R", "RP", "P@1")]
     over = [a - b for a, b in zip(scores(runs, row), scores(runs, best))]
     ahead = f"{sum(gain > 0 for gain in over)} of {len(over)}"
     validation = cell([(run[row].validation or {})["MAP@R"] for run in runs])
-    known = "oracle" in runs[0] and row not in (*WITHOUT, ALONE, "oracle")
-    share = _share(over, [a - b for a, b in zip(scores(runs, "oracle"), scores(runs, best))]) if known else ""
+    known = bound and row not in (*WITHOUT, BEFORE["control"], "oracle", BEFORE["oracle"])
+    share = _share(over, [a - b for a, b in zip(scores(runs, bound), scores(runs, best))]) if known else ""
     compared = ["", ""] if row == best else [gained(over, 2), ahead]
     return [runs[0][row].title, *figures, *compared, share, validation]
 

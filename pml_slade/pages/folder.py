@@ -13,6 +13,7 @@ from ..datasets.splits import PARTS
 from ..exceptions import CheckpointError, ConfigError
 from ..methods import METHODS
 from ..running.loading import load_config
+from ..running.pool import PoolFacts
 from ..running.rows import Result, read_json, read_results
 from ..running.settings import Config
 from ..running.verdict import verdict
@@ -66,7 +67,7 @@ class RunFolder:
             results=results,
             curves={result["row"]: _curves(path / result["row"]) for result in results},
             environment=_environment(environment) if environment.exists() else {},
-            verdict=_verdict(found, config),
+            verdict=_verdict(path, found, config),
         )
 
     def result(self, row: str) -> dict[str, Any] | None:
@@ -134,8 +135,8 @@ def _curve(file: Path) -> Curve:
         raise CheckpointError(f"{file} is damaged ({error}); delete it.") from None
 
 
-def _verdict(results: list[Result], config: Config) -> str:
+def _verdict(folder: Path, results: list[Result], config: Config) -> str:
     """The verdict, but of an older run, which does not say what each class came to, and of own methods."""
     results = [result for result in results if result.row in METHODS]
     told = [result for result in results if result.validation_classes or not result.validation]
-    return verdict(results, config.chosen) if told == results else ""
+    return verdict(results, config.chosen, PoolFacts.read(folder)) if told == results else ""

@@ -13,6 +13,7 @@ from ..datasets.splits import PARTS
 from ..exceptions import ConfigError, DataError
 from ..reports.tables import METRICS, cell
 from ..running.describing import list_settings, values_of
+from ..running.pool import PoolFacts
 from .curves import COLOURS, Chart, Line, chart
 from .folder import RunFolder
 from .pictures import Pictures
@@ -235,6 +236,9 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     environment = run.environment
     data = environment.get("data", {})
     facts = [(f"{part} images", _count(data[part])) for part in PARTS if data.get(part)]
+    if (pool := PoolFacts.read(run.folder)) is not None:
+        facts.append(("learned from", f"{pool.learned_from:,} of the pool's {pool.images:,} images"))
+        facts.append(("neighbours in the pool", f"about {pool.neighbours_right:.0f} % show an image's class"))
     if duplicates := environment.get("duplicates"):
         facts.append(("duplicates", duplicates))
     if versions := environment.get("versions"):

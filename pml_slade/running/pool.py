@@ -1,29 +1,78 @@
-"""The pool as it is learned from: without images that are unlike the labeled ones."""
+"""The pool as it is learned from: without images unlike the labeled ones; and how far it can be trusted."""
 
 from __future__ import annotations
 
 import csv
 import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..checkpoints import text_file_atomic, write_array_atomic
+from ..checkpoints import text_file_atomic, write_array_atomic, write_json_atomic
 from ..clustering.likeness import Likeness
+from ..clustering.trust import neighbours_right
 from ..datasets.fingerprints import readable_names
 from ..datasets.images import ImageDataset
 from ..datasets.views import Views
 from ..exceptions import CheckpointError, DataError
 from ..runtime import Runtime
+from .rows import read_fields
 
 logger = logging.getLogger("pml_slade")
 
-KEPT, LEFT_OUT = "pool.npy", "left_out.csv"
+KEPT, LEFT_OUT, FACTS = "pool.npy", "left_out.csv", "pool.json"
 BLOCK = 1 << 14
 """Images of the pool whose features are held at once."""
 MOST = 0.5
 """Share of the pool from which on it is worth a warning that it is left out."""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What is known of a pool before a student learns from it.
+
+    Attributes:
+        images: in it.
+        learned_from: of these, that are like the labeled ones.
+        neighbours_right: share of an image's nearest neighbours that are estimated to be of its class, in
+            percent, see `neighbours_right`.
+    """
+
+    images: int
+    learned_from: int
+    neighbours_right: float
+
+    @classmethod
+    def read(cls, run: Path) -> PoolFacts | None:
+        """Read them from a run's folder; None before they are known.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        file = run / FACTS
+        kinds = {"images": (int,), "learned_from": (int,), "neighbours_right": (float,)}
+        return cls(**read_fields(file, kinds)) if file.exists() else None
+
+
+def look_at_pool(
+    run: Path, images: int, pool: np.ndarray, labeled: np.ndarray, labels: np.ndarray, **how: Any
+) -> None:
+    """Write down, and say, how far the neighbours that a teacher finds in the pool can be trusted.
+
+    Args:
+        run: its folder, which gets `pool.json`.
+        images: in the whole pool.
+        pool: embeddings of those that are learned from, (N, d).
+        labeled: of the labeled images, (n, d).
+        labels: their classes, (n,).
+        how: see `neighbours_right`.
+    """
+    right = 100 * neighbours_right(pool, labeled, labels, **how)
+    logger.info("about %.0f %% of an image's nearest neighbours in the pool are of its class", right)
+    write_json_atomic(run / FACTS, asdict(PoolFacts(images, len(pool), round(right, 1))))
 
 
 def pool_learned_from(

@@ -42,7 +42,7 @@ from .models import (
     model_meta,
     starts_principal,
 )
-from .pool import pool_learned_from
+from .pool import PoolFacts, look_at_pool, pool_learned_from
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, check_space, run_stage
@@ -53,6 +53,8 @@ logger = logging.getLogger("pml_slade")
 
 PACKAGES = ("pml-slade", "torch", "torchvision", "pytorch-metric-learning", "numpy")
 NOT_TRAINED = "not trained yet"
+FEW_PASSES = 3
+"""Over labeled images, after which a teacher's neighbours among them are about as good as elsewhere."""
 Models = dict[str, torch.nn.Module]
 
 
@@ -149,7 +151,7 @@ class Run:
 
     def verdict(self, results: list[Result]) -> str:
         """What the results say of the pool, in a few sentences."""
-        return verdict(results, self.config.chosen)
+        return verdict(results, self.config.chosen, PoolFacts.read(self.folder))
 
     @property
     def pool(self) -> ImageDataset:
@@ -276,6 +278,8 @@ class Run:
 
     def _train(self, method: Method, pretrained: Path | None) -> Models:
         """Train a row in all its turns, but for those whose models are there already."""
+        if method.uses_pool and method.starts_from_teacher:
+            self._look_at_pool()
         for turn in range(1, self._turns(method) + 1):
             file = self._model_file(method, turn)
             if not file.exists():
@@ -284,6 +288,27 @@ class Run:
                     learned = self._soup(method, turn, file.parent, learned)
                 save_model(file, self._whole(learned), model_meta(self.config))
         return self._load(file)
+
+    def _look_at_pool(self) -> None:
+        """Say, once, how far neighbours in the pool can be trusted, by the teacher's embeddings."""
+        if PoolFacts.read(self.folder) is None:
+            teacher, known = self._load(self._model_file(self.teacher)), self._hardly_learned()
+            look_at_pool(
+                self.folder,
+                len(self.splits.unlabeled),
+                self._embed(teacher, self.pool.without_labels()),
+                self._embed(teacher, known),
+                known.known_labels(),
+                whitening=self.config.student.whitening,
+                device=self.runtime.device,
+            )
+
+    def _hardly_learned(self) -> ImageDataset:
+        """Images with labels that the teacher was not long trained on: there its neighbours are no better."""
+        labeled, validation, stage = self.splits.labeled, self.splits.validation, self.config.teacher
+        if validation is None or stage.steps * stage.batch_size <= FEW_PASSES * len(labeled):
+            return labeled
+        return validation
 
     def _learn(self, method: Method, turn: int, folder: Path, start: Models) -> Models:
         """Train one turn of a row, going on after the checkpoints in a folder."""

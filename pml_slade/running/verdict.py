@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from ..evaluation import interval
 from ..methods import Method
+from .pool import PoolFacts
 from .rows import Result
 
 MORE_CLASSES = "More validation classes (data.validation, data.validation_fraction) or other seeds can tell"
+FEW_RIGHT = 30
+"""Percent of neighbours that are right, below which a pool of photographs taught little."""
 
 
-def verdict(results: Sequence[Result], methods: Sequence[Method]) -> str:
+def verdict(results: Sequence[Result], methods: Sequence[Method], pool: PoolFacts | None = None) -> str:
     """Say how much the pool gained over the best row without it, how sure that is, and what to do.
 
     The gain is measured on validation classes. Its 95 % interval is that of the mean over these classes
@@ -20,6 +23,7 @@ def verdict(results: Sequence[Result], methods: Sequence[Method]) -> str:
     Args:
         results: of the rows of a run.
         methods: theirs.
+        pool: what is known of it.
 
     Returns:
         A paragraph; empty where there is nothing to compare.
@@ -41,6 +45,8 @@ def verdict(results: Sequence[Result], methods: Sequence[Method]) -> str:
     lines = [f"On {_classes(best)} validation classes {best.title} has {_score(best):.1f} MAP@R, and "]
     lines[0] += f"{other.title}, the best row without the pool, {_score(other):.1f}: {_written(gain, half)}."
     lines.append(_advice(gain, half, best, other))
+    if pool is not None:
+        lines.append(_trust(pool, gain > (half or 0)))
     bound = next((r for r in measured if r.row in bounds), None)
     if bound is not None and gain <= (half or 0):
         over, margin = _gain(bound, other)
@@ -65,6 +71,15 @@ def _advice(gain: float, half: float | None, best: Result, other: Result) -> str
             "(student.steps)."
         )
     return f"That can be chance. {MORE_CLASSES}. The run's model is the row that validates best."
+
+
+def _trust(pool: PoolFacts, helped: bool) -> str:
+    """How far the pool can be trusted."""
+    right = pool.neighbours_right
+    said = f"Of an image's nearest neighbours in the pool, about {right:.0f} % show its class"
+    if right >= FEW_RIGHT or helped:
+        return f"{said}."
+    return f"{said}: so few teach little. A trunk that knows such images finds more."
 
 
 def _gain(row: Result, other: Result) -> tuple[float, float | None]:

@@ -1,18 +1,20 @@
 """A pool of which much shows other things than the labeled images do."""
 
 import csv
+import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from images import BEST, small_config, splits
 
+from pml_slade.clustering.trust import neighbours_right
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.exceptions import CheckpointError, DataError
 from pml_slade.running.models import build_models
-from pml_slade.running.pool import read_kept
+from pml_slade.running.pool import PoolFacts, read_kept
 from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once
@@ -67,6 +69,39 @@ def test_images_that_are_unlike_the_labeled_ones_are_left_out(start, tmp_path, c
     nearness = [float(row["nearness"]) for row in rows]
     assert len(rows) == len(run.splits.unlabeled) - len(kept)
     assert nearness == sorted(nearness)
+
+
+@pytest.mark.parametrize(("steps", "known"), [(4, "labeled"), (40, "validation")])
+def test_how_far_neighbours_can_be_trusted_is_written_down_once(start, caplog, steps, known):
+    """By images that the teacher was not long trained on."""
+    run = start(f"teacher.steps={steps}")
+    with caplog.at_level(logging.INFO, "pml_slade"):
+        results = run.run()
+    facts = PoolFacts.read(run.folder)
+    assert (facts.images, facts.learned_from) == (len(run.splits.unlabeled), len(run.pool))
+    known = getattr(run.splits, known)
+    embeddings = [run.embed(results[0].model, part) for part in (run.pool, known)]
+    labels, whitening = known.known_labels(), run.config.student.whitening
+    expected = 100 * neighbours_right(*embeddings, labels, whitening)
+    assert facts.neighbours_right == pytest.approx(expected, abs=0.1)
+    assert f"about {facts.neighbours_right:.0f} % show its class" in run.verdict(results)
+    (run.folder / "pool.json").write_text(json.dumps({**asdict(facts), "neighbours_right": 17.0}))
+    again = start(f"teacher.steps={steps}")
+    assert "about 17 % show its class" in again.verdict(again.run())
+
+
+def test_damaged_facts_are_refused(start):
+    run = start()
+    results = run.run()
+    (run.folder / "pool.json").write_text('{"images": "many"}')
+    with pytest.raises(CheckpointError, match=r"pool\.json"):
+        start().verdict(results)
+
+
+def test_without_a_row_that_learns_from_the_pool_nothing_is_looked_at(start):
+    run = start("rows=[teacher, control]")
+    run.run()
+    assert PoolFacts.read(run.folder) is None
 
 
 def test_all_are_kept_where_it_is_not_asked_for(start):

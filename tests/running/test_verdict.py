@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pml_slade.methods import find_method
+from pml_slade.running.pool import PoolFacts
 from pml_slade.running.rows import Result
 from pml_slade.running.verdict import verdict
 
@@ -37,6 +38,25 @@ def test_a_loss_says_what_to_try_and_what_true_labels_would_have_given():
     assert "data.image_size" in text
     assert text.endswith("True labels of the pool would have gained +4.0 ± 2.5.")
     assert said(*rows, result("oracle", 9, 20, 30)).endswith("would not have helped either (-0.3 ± 1.4).")
+
+
+@pytest.mark.parametrize(
+    ("right", "slade", "ends"),
+    [
+        (
+            52.4,
+            (14, 25, 33),
+            "take SLADE. Of an image's nearest neighbours in the pool, about 52 % show its class.",
+        ),
+        (12.0, (14, 25, 33), "about 12 % show its class."),
+        (52.4, (6, 15, 27), "about 52 % show its class."),
+        (12.0, (6, 15, 27), "so few teach little. A trunk that knows such images finds more."),
+    ],
+)
+def test_it_says_how_far_neighbours_can_be_trusted(right, slade, ends):
+    rows = result("control", 10, 20, 30), result("slade", *slade)
+    told = verdict(rows, [find_method(r.row) for r in rows], PoolFacts(100, 90, right))
+    assert told.endswith(ends)
 
 
 def test_what_can_be_chance_is_called_so():

@@ -27,6 +27,9 @@ from writing import RESULTS, gained, machine, plus_minus, put_section, test
 
 from pml_slade.averages import mean_of_models
 from pml_slade.checkpoints import write_json_atomic
+from pml_slade.clustering import smooth, suggest_num_neighbours, whiten
+from pml_slade.clustering.neighbours import nearest_others
+from pml_slade.clustering.trust import NEAREST
 from pml_slade.datasets.folders import open_images
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.datasets.splits import Splits
@@ -35,11 +38,12 @@ from pml_slade.methods import METHODS
 from pml_slade.presets import BEST, PAPER
 from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
-from pml_slade.running.pool import read_kept
+from pml_slade.running.pool import PoolFacts, read_kept
 from pml_slade.running.rows import Result
 from pml_slade.running.run import Models, Run
 
 SETS = {"birds": "Birds (CUB-200)", "flowers": "Flowers (Oxford 102)", "cars": "Cars (Cars-196)"}
+TRUST = "trust.json"
 POOLS = {
     "whole": "the pool's classes, whole",
     "open": "half of each labeled class is in the pool, too, unlabeled",
@@ -103,6 +107,8 @@ def train(args: argparse.Namespace, trial: Trial) -> None:
     results = run.run()
     if run.config.student.soup:
         measure_students(run, {result.row: result for result in results})
+    if any(method.uses_pool for method in run.config.chosen):
+        measure_trust(run)
     scores = ", ".join(f"{result.row} {test(result)['MAP@R']:.2f}" for result in results)
     print(f"{name}, {pool}, seed {seed}: {scores}", flush=True)
 
@@ -121,6 +127,22 @@ def measure_students(run: Run, results: dict[str, Result]) -> None:
         title = results[row].title + ", before the mean"
         result = replace(results[row], row=before, title=title, test=of_test, validation=of_validation)
         write_json_atomic(file, asdict(result))
+
+
+def measure_trust(run: Run) -> None:
+    """Write down how many of the nearest neighbours in the pool are right, as estimated and truly."""
+    file = run.folder / TRUST
+    if file.exists():
+        return
+    run._look_at_pool()
+    estimated = PoolFacts.read(run.folder)
+    assert estimated is not None
+    embeddings = run._embed(run._load(run._model_file(run.teacher)), run.pool)
+    labeled, labels = run.splits.labeled, run.pool.known_labels()
+    k = suggest_num_neighbours(len(labeled), labeled.num_classes)
+    near, _ = nearest_others(smooth(whiten(embeddings, run.config.student.whitening), k), NEAREST)
+    true = 100 * float((labels[near] == labels[:, None]).mean())
+    write_json_atomic(file, {"estimated": estimated.neighbours_right, "true": true})
 
 
 def _student(run: Run, results: dict[str, Result], row: str) -> Models:
@@ -220,8 +242,9 @@ def section(args: argparse.Namespace, name: str, pool: str) -> str:
     )
     title = f"## {SETS[name]}: {POOLS[pool]}" + ("" if args.preset == BEST else f", preset {args.preset}")
     shown = f"Seeds: {', '.join(map(str, seeds))}. {' '.join(args.overrides)}".strip()
+    shown += trusted(args, name, pool, seeds)
     if pool == "mixed":
-        shown += " " + left_out(args, name, seeds)
+        shown += left_out(args, name, seeds)
     return "\n\n".join([title, about, shown, markdown(header, lines), machine("timm", device=args.device)])
 
 
@@ -241,6 +264,19 @@ def _results(run: Path) -> dict[str, Result]:
     return {file.parent.name: Result(**json.loads(file.read_text())) for file in run.glob("*/result.json")}
 
 
+def trusted(args: argparse.Namespace, name: str, pool: str, seeds: Sequence[int]) -> str:
+    """How many of the nearest neighbours in the pool are right."""
+    files = [folder(args, (name, pool, seed)) / TRUST for seed in seeds]
+    found = [json.loads(file.read_text()) for file in files if file.exists()]
+    if not found:
+        return ""
+    estimated, true = (mean(each[key] for each in found) for key in ("estimated", "true"))
+    return (
+        f" Of an image's {NEAREST} nearest neighbours in the pool {true:.0f} % show its class by true "
+        f"labels, {estimated:.0f} % as estimated from the labeled images."
+    )
+
+
 def left_out(args: argparse.Namespace, name: str, seeds: Sequence[int]) -> str:
     """What was taken to be unlike the labeled images, of the set's own and of the others."""
     own, others = [], []
@@ -252,8 +288,8 @@ def left_out(args: argparse.Namespace, name: str, seeds: Sequence[int]) -> str:
         own.append(100 * (~kept[is_own]).mean())
         others.append(100 * (~kept[~is_own]).mean())
     return (
-        f"Left out as unlike the labeled images: {mean(own):.0f} % of the set's own, {mean(others):.0f} % of "
-        "the others."
+        f" Left out as unlike the labeled images: {mean(own):.0f} % of the set's own, {mean(others):.0f} % "
+        "of the others."
     )
 
 

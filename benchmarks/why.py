@@ -48,7 +48,7 @@ from pml_slade.methods.settings import StudentConfig
 from pml_slade.running.models import embedding_model
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
-from pml_slade.running.stages import Stage
+from pml_slade.running.stages import Stage, Validation
 
 BATCHES, BATCH_SEED = 50, 2021
 MEASURED = "why.json"
@@ -147,10 +147,10 @@ class WatchedPipeline(Run):
             stage.validate = partial(self._validate, stage, stage.validate)
         return stage
 
-    def _validate(self, stage: Stage, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        metrics = validate()
+    def _validate(self, stage: Stage, validate: Callable[[], Validation]) -> Validation:
+        found = validate()
         if stage.trainer.pool is None:  # before the first step
-            return metrics
+            return found
         file = stage.folder / MEASURED
         epoch = len(stage.history) + 1  # this one joins the history when it has been validated
         before = json.loads(file.read_text()) if file.exists() else []
@@ -158,7 +158,7 @@ class WatchedPipeline(Run):
         step = epoch * stage.trainer.iterations_per_epoch
         measured = {"epoch": epoch, "step": step, **measure(stage, self)}
         write_json_atomic(file, [*earlier, measured])
-        return metrics
+        return found
 
 
 def measure(stage: Stage, run: Run) -> Numbers:

@@ -89,7 +89,12 @@ def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")} == before
     text = page.read_text()
     shown = ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |")
-    for part in (*shown, "before the mean |", "Left out as unlike the labeled images: "):
+    for part in (
+        *shown,
+        "before the mean |",
+        "nearest neighbours in the pool",
+        "Left out as unlike the labeled images: ",
+    ):
         assert part in text
 
 

@@ -119,7 +119,7 @@ def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validat
         trainer=trainer,
         epochs=config.pretraining.steps // trainer.iterations_per_epoch,
         seed=config.seed,
-        validate=None if validate is None else lambda: validate(trunk),
+        validate=None if validate is None else lambda: (validate(trunk), []),
         keep_best=False,
         checkpoint_minutes=config.checkpoint_minutes,
         numerics=runtime.numerics,

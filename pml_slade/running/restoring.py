@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..exceptions import CheckpointError
@@ -90,13 +91,15 @@ def check_history(found: Any) -> None:
 
 
 def check_best(found: Any, models: Mapping[str, nn.Module]) -> None:
-    """Make sure that it is the score, the epoch and the weights of these models, or nothing yet.
+    """Make sure that it is a score, figures by class, an epoch and weights of these models, or nothing yet.
 
     Raises:
         CheckpointError: it is something else.
     """
     if found is not None:
-        own = {"score": 0.0, "epoch": 0, "models": {key: part.state_dict() for key, part in models.items()}}
+        states = {key: part.state_dict() for key, part in models.items()}
+        classes = torch.zeros(0, dtype=torch.float64)
+        own = {"score": 0.0, "classes": classes, "epoch": 0, "models": states}
         check_like(found, own, "best", whole=True)
 
 

@@ -45,7 +45,7 @@ from .models import (
 from .pool import PoolFacts, look_at_pool, pool_learned_from
 from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
-from .stages import Metrics, Stage, check_space, run_stage
+from .stages import Metrics, Stage, Validation, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
 from .verdict import verdict
 
@@ -376,9 +376,8 @@ class Run:
             numerics=self.runtime.numerics,
             progress=self.runtime.progress,
         )
-        validation = self.splits.validation
-        if validation is not None:
-            stage.validate = lambda: self._evaluate(stage.models, validation)
+        if self.splits.validation is not None:
+            stage.validate = lambda: self._validation(stage.models)
         return stage
 
     def _fresh(self, pretrained: Path | None) -> Models:
@@ -430,7 +429,7 @@ class Run:
 
     def _measure(self, method: Method, models: Models) -> Result:
         splits = self.splits
-        validation, by_class = self._validation(models)
+        validation, by_class = (None, None) if splits.validation is None else self._validation(models)
         steps, images = self._effort(method)
         return Result(
             row=method.key,
@@ -455,11 +454,10 @@ class Run:
             return steps + more_steps, images + more_images
         return steps, images
 
-    def _validation(self, models: Models) -> tuple[Metrics | None, list[float] | None]:
+    def _validation(self, models: Models) -> Validation:
         """Figures on the validation classes, and MAP@R of each of them."""
         validation = self.splits.validation
-        if validation is None:
-            return None, None
+        assert validation is not None
         embeddings, labels = self._embed(models, validation), validation.known_labels()
         device = self.runtime.device
         by_class = map_at_r_by_class(embeddings, labels, device=device).round(4).tolist()

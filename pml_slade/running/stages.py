@@ -23,6 +23,7 @@ from ..averages import ModelAverage
 from ..checkpoints import Checkpoints, free_space
 from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
+from ..evaluation import interval
 from ..exceptions import CheckpointError, DivergedError, MachineError, SladeError
 from ..faults import told
 from ..numerics import Numerics
@@ -36,6 +37,8 @@ from .restoring import check_best, check_history, check_like, check_optimizer
 logger = logging.getLogger("pml_slade")
 
 Metrics = dict[str, float]
+Validation = tuple[Metrics, list[float]]
+"""Figures, and MAP@R of each validation class."""
 Validate = Callable[[torch.nn.Module], Metrics]
 """Measures a module that turns images into embeddings."""
 KEPT = 2
@@ -55,12 +58,14 @@ class Stage:
         epochs: how many.
         seed: all that is drawn depends on it, on the epoch and on the step alone, so that a resumed run draws
             what an unbroken one draws.
-        validate: measures the models after each epoch, or None to take the last epoch.
+        validate: measures the models after each epoch, as a whole and by validation class; None to take the
+            last epoch.
         images_per_class: of the labeled batches; None draws images at random.
         average: follows the trainer's models; it is validated and kept in their place.
         keep_best: end with the models of the epoch that validated best, not with the last ones.
         tolerance: prefer a later epoch that validates worse than the best by no more than this, in points
-            of MAP@R. Few validation classes make for noise, and unlabeled images help others more than these.
+            of MAP@R, or by what may be chance: few validation classes make for noise, and unlabeled images
+            help others more than these. 0 prefers none.
         checkpoint_minutes: a checkpoint is written after so many minutes, too, not only after each epoch.
         numerics: how models compute.
         progress: show a progress bar.
@@ -75,7 +80,7 @@ class Stage:
     trainer: Any
     epochs: int
     seed: int
-    validate: Callable[[], Metrics] | None
+    validate: Callable[[], Validation] | None
     images_per_class: int | None = None
     average: ModelAverage | None = None
     keep_best: bool = True
@@ -112,8 +117,8 @@ def run_stage(stage: Stage) -> None:
     """Train, going on after the last checkpoint; leaves the best weights in `stage.models`, or the last ones.
 
     "Best" is the highest validation MAP@R, the earlier one where two are equal; with a tolerance, the last
-    epoch that is as good but for that. What the stage starts from is validated, too, and is kept if training
-    makes it worse.
+    epoch that is as good but for that, or but for chance. What the stage starts from is validated, too, and
+    is kept if training makes it worse.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -127,7 +132,7 @@ def run_stage(stage: Stage) -> None:
         parts = (*stage.models.values(), *stage.trainer.loss_funcs.values())
         check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
-            _keep_best(stage, 0, _validate(stage, clock)["MAP@R"])
+            _keep_best(stage, 0, _validate(stage, clock))
         records = _Records(stage.folder / "records", stage.history)
         with _bar(stage) as bar, closing(EpochLoaders(stage.seed, stage.trainer.data_device)) as loaders:
             for epoch in range(len(stage.history) + 1, stage.epochs + 1):
@@ -193,9 +198,9 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
         except KeyboardInterrupt:
             save()
             raise
-        row |= measured
+        row |= measured[0]
         if stage.keep_best:
-            _keep_best(stage, epoch, row["MAP@R"])
+            _keep_best(stage, epoch, measured)
     trainer.step_lr_schedulers(end_of_epoch=True)
     trainer.zero_losses()
     trainer.end_of_epoch_hook(trainer)
@@ -254,7 +259,7 @@ def _stage_named(stage: Stage) -> Iterator[None]:
         ) from None
 
 
-def _validate(stage: Stage, clock: Clock) -> Metrics:
+def _validate(stage: Stage, clock: Clock) -> Validation:
     assert stage.validate is not None
     with released(), clock.validation():
         return stage.validate()
@@ -299,11 +304,22 @@ def _show(stage: Stage, row: Metrics, bar: Any) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _keep_best(stage: Stage, epoch: int, score: float) -> None:
-    highest = -math.inf if stage.best is None else stage.best["score"]
-    if score > highest or (stage.tolerance and score >= highest - stage.tolerance):
-        models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.models.items()}
-        stage.best = {"score": max(score, highest), "epoch": epoch, "models": models}
+def _keep_best(stage: Stage, epoch: int, measured: Validation) -> None:
+    figures, by_class = measured
+    score, classes, best = figures["MAP@R"], torch.tensor(by_class, dtype=torch.float64), stage.best
+    if best is None or score > best["score"]:
+        highest = {"score": score, "classes": classes}
+    elif stage.tolerance and best["score"] - score <= max(stage.tolerance, _chance(best["classes"], classes)):
+        highest = {name: best[name] for name in ("score", "classes")}
+    else:
+        return
+    models = {k: copy.deepcopy(m.state_dict()) for k, m in stage.models.items()}
+    stage.best = {**highest, "epoch": epoch, "models": models}
+
+
+def _chance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """By how much the mean over other classes may differ, where these two differ so by class."""
+    return interval((first - second).tolist()) or 0.0
 
 
 def _state(stage: Stage) -> dict[str, Any]:

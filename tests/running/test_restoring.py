@@ -57,9 +57,16 @@ def test_history_and_best_models_are_numbers_and_weights():
         with pytest.raises(CheckpointError, match="history"):
             check_history(wrong)
     models = {"trunk": torch.nn.Linear(1, 1)}
-    best = {"score": 1.0, "epoch": 2, "models": {"trunk": models["trunk"].state_dict()}}
+    classes = torch.tensor([0.5, 1.5], dtype=torch.float64)
+    best = {"score": 1.0, "classes": classes, "epoch": 2, "models": {"trunk": models["trunk"].state_dict()}}
     check_best(None, models)
     check_best(best, models)
-    for change in ({"score": "1"}, {"models": {}}, {"models": {"trunk": {}}}):
+    for change in (
+        {"score": "1"},
+        {"classes": [1.0]},
+        {"classes": classes[:, None]},
+        {"models": {}},
+        {"models": {"trunk": {}}},
+    ):
         with pytest.raises(CheckpointError, match="best"):
             check_best({**best, **change}, models)

@@ -94,8 +94,14 @@ def stage(folder, epochs=EPOCHS, scores=None, loss=None, cosine=False, progress=
         data_device=torch.device("cpu"),
     )
     coming = iter([*([] if (folder / "checkpoints").exists() else [0.0]), *(scores or ())])
-    validate = None if scores is None else lambda: {"MAP@R": next(coming), "RP": 1.0, "P@1": 2.0}
-    return Stage("Teacher", folder, trainer, epochs, seed, validate, images_per_class=2, progress=progress)
+
+    def validate():
+        score = next(coming)
+        by_class = [score, score] if isinstance(score, float) else score
+        return {"MAP@R": sum(by_class) / len(by_class), "RP": 1.0, "P@1": 2.0}, by_class
+
+    validated = None if scores is None else validate
+    return Stage("Teacher", folder, trainer, epochs, seed, validated, images_per_class=2, progress=progress)
 
 
 def weights(made):
@@ -138,6 +144,23 @@ def test_with_a_tolerance_the_last_good_epoch_is_kept(tmp_path, scores, epoch):
     run_stage(made)
     assert made.best["epoch"] == epoch
     assert torch.equal(weights(made), weights_per_epoch(tmp_path)[epoch - 1])
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "last", "epoch"),
+    [
+        (1.0, [20.0, 21.0, 39.0, 28.0], 4),  # 3 lower, on four classes of which two are higher
+        (1.0, [21.0, 27.0, 33.0, 27.0], 2),  # 3 lower on each
+        (0.0, [20.0, 21.0, 39.0, 28.0], 2),
+    ],
+)
+def test_what_may_be_chance_is_no_worse(tmp_path, tolerance, last, epoch):
+    best = [24.0, 30.0, 36.0, 30.0]
+    made = stage(tmp_path / "run", scores=[[10.0] * 4, best, [0.0] * 4, last])
+    made.tolerance = tolerance
+    run_stage(made)
+    assert made.best["epoch"] == epoch
+    assert made.best["classes"].tolist() == best
 
 
 def test_the_earlier_of_two_equal_epochs_is_kept(tmp_path):
@@ -313,7 +336,7 @@ def test_an_error_of_the_machine_names_the_step_of_the_last_checkpoint(tmp_path)
     def measure():
         if made.history:
             raise MemoryError
-        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}
+        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}, [1.0, 1.0]
 
     made.validate = measure
     with pytest.raises(MachineError, match=r"Out of memory.*\(Teacher, step 3 of 12\)"):
@@ -342,7 +365,7 @@ def test_a_signal_in_a_validation_ends_it_and_loses_no_step(tmp_path):
     def measure():
         if made.step:
             signal.raise_signal(signal.SIGINT)
-        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}
+        return {"MAP@R": 1.0, "RP": 1.0, "P@1": 1.0}, [1.0, 1.0]
 
     made.validate = measure
     with pytest.raises(Stopped) as stop:
@@ -372,7 +395,7 @@ def test_any_number_of_processes_reads_the_same_images_and_they_stay_between_epo
     iterators = set()
     made.validate = lambda: (
         iterators.add(getattr(made.trainer, "dataloader_iter", None))
-        or dict.fromkeys(("MAP@R", "RP", "P@1"), float(made.step))
+        or (dict.fromkeys(("MAP@R", "RP", "P@1"), float(made.step)), [])
     )
     run_stage(made)
     assert torch.equal(weights(made), weights(alone))

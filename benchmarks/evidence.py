@@ -199,7 +199,7 @@ def over_the_better(runs: Sequence[dict[str, Result]]) -> list[str]:
     over = gained([gain_over_the_better(run, "slade") for run in runs])
     of_the_oracles = share(runs, "slade", gain_over_the_better)
     return [
-        f"Over the better of the teacher and the teacher trained on, by seed: SLADE {over} MAP@R"
+        f"Over the better of the teacher and the control, by seed: SLADE {over} MAP@R"
         + (f", {of_the_oracles} of what the oracle gains over it." if of_the_oracles else ".")
     ]
 

@@ -173,7 +173,7 @@ def table(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _reference(run: RunFolder) -> dict[str, Any]:
-    """The row that others are compared with: the teacher trained on, where it is there, else the teacher."""
+    """The row that others are compared with: the control if there is one, else the teacher."""
     return run.result("control") or run.before
 
 

@@ -157,7 +157,7 @@ def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):
     rows = {row["title"]: row for row in table(folders)}
     assert rows["SLADE"]["figures"][0] == (cell(values), pytest.approx(np.mean(values)))
     assert rows["SLADE"]["over"][0].endswith("± 0.0")
-    assert rows["Teacher trained on"]["over"] == ("", "")
+    assert rows["Control (labels only)"]["over"] == ("", "")
     assert "mean of 2 runs" in summary(folders)
     page = report_page([run, other], "cpu", 0)
     assert page.count('class="curve"') == 2 * report_page([run], "cpu", 0).count('class="curve"')

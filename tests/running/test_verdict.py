@@ -32,7 +32,8 @@ def test_a_loss_says_what_to_try_and_what_true_labels_would_have_given():
     rows = result("control", 10, 20, 30), result("slade", 6, 15, 27)
     text = said(*rows, result("oracle", 14, 25, 33))
     assert (
-        "-4.0 ± 2.5. The pool did not help here: take Teacher trained on, which is the run's model." in text
+        "-4.0 ± 2.5. The pool did not help here: take Control (labels only), which is the run's model."
+        in text
     )
     assert "data.image_size" in text
     assert text.endswith("True labels of the pool would have gained +4.0 ± 2.5.")

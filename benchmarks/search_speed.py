@@ -98,7 +98,8 @@ def main() -> None:
         print(*lines[-1], flush=True)
     text = (
         f"`python benchmarks/search_speed.py`: the median time of the processor, of {given.times} "
-        f"queries to an index of {given.images:,} images,\nafter model and index are loaded, on one core. The whole answer reads a "
+        f"queries to an index of {given.images:,} images,\nafter model and index are loaded, on one core. "
+        "The whole answer reads a "
         f"photograph of {UPLOAD[0]} x {UPLOAD[1]} pixels, embeds it\nand looks it up."
     )
     put_section(

@@ -23,7 +23,7 @@ def test_a_gain_is_said_with_its_interval():
         result("oracle", 50, 50, 50),
     )  # fmt: skip
     assert text == (
-        "On 3 validation classes SLADE has 24.0 MAP@R, and Start (the trunk as it came), the best row "
+        "On 3 validation classes SLADE has 24.0 MAP@R, and Start (before training), the best row "
         "without the pool, 20.0: +4.0 ± 2.5. The pool helped: take SLADE."
     )
 

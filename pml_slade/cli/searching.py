@@ -74,6 +74,10 @@ def search(
         raise ConfigError(f"--output {output}: the name must end with one of {', '.join(FORMATS)}.")
     if output is not None:
         check_place(output)
+    for query in queries:
+        if not query.is_file():
+            what = "is a folder" if query.is_dir() else "does not exist"
+            raise ConfigError(f"query {query} {what}; give image files, and where to search with --in.")
     start_log(quiet)
     from ..api import load
 

@@ -188,7 +188,7 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
     drawn = []
     for title, column in (("Validation MAP@R, %", "MAP@R"), ("Training loss", "total_loss")):
         lines = [
-            Line(_title(run, key), keys.index(key) % COLOURS, _steps(run, curve, column))
+            Line(_title(run, key), keys.index(key) % COLOURS, _steps(run, key, curve, column))
             for run in runs
             for key in keys
             for curve in run.curves.get(key, [])
@@ -203,8 +203,11 @@ def _title(run: RunFolder, key: str) -> str:
     return key if result is None else str(result["title"])
 
 
-def _steps(run: RunFolder, curve: list[dict[str, float]], column: str) -> list[tuple[float, float]]:
-    return [(row["epoch"] * run.config.epoch_steps, row[column]) for row in curve if column in row]
+def _steps(run: RunFolder, key: str, curve: list[dict[str, float]], column: str) -> list[tuple[float, float]]:
+    """A column by the step at which each epoch ended; a row of few steps has one shorter epoch."""
+    result = run.result(key)
+    epoch_steps = run.config.epoch_steps if result is None else min(run.config.epoch_steps, result["steps"])
+    return [(row["epoch"] * epoch_steps, row[column]) for row in curve if column in row]
 
 
 def _settings(run: RunFolder) -> list[dict[str, Any]]:

@@ -119,13 +119,15 @@ def _sentences(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def summary(runs: Sequence[RunFolder]) -> str:
-    """Say in a sentence what came of it: the row that is looked at beside the teacher.
+    """Say in a sentence what came of it: the row that is looked at beside the control, else the teacher.
 
     Args:
         runs: folders of the same rows.
     """
     first = runs[0]
-    before, after, part = first.before, first.after, first.part
+    after, part = first.after, first.part
+    reference = _reference(first)
+    before = first.before if reference == after else reference
     pairs = [
         (one[part]["MAP@R"], other[part]["MAP@R"])
         for run in runs

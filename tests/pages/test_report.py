@@ -153,12 +153,14 @@ def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):
         result["test"]["MAP@R"] += 3
     (other / "results.json").write_text(json.dumps(results))
     folders = [RunFolder.read(run), RunFolder.read(other)]
-    values = [folder.result("slade")["test"]["MAP@R"] for folder in folders]
+    values, controls = ([f.result(row)["test"]["MAP@R"] for f in folders] for row in ("slade", "control"))
     rows = {row["title"]: row for row in table(folders)}
     assert rows["SLADE"]["figures"][0] == (cell(values), pytest.approx(np.mean(values)))
     assert rows["SLADE"]["over"][0].endswith("± 0.0")
     assert rows["Control (labels only)"]["over"] == ("", "")
     assert "mean of 2 runs" in summary(folders)
+    gain = cell([value - other for value, other in zip(values, controls)])
+    assert f", Control (labels only) {cell(controls)}: a difference of {gain} points" in summary(folders)
     page = report_page([run, other], "cpu", 0)
     assert page.count('class="curve"') == 2 * report_page([run], "cpu", 0).count('class="curve"')
 

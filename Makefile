@@ -22,9 +22,9 @@ FAULTS = PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m
 demo: .venv/ready
 	$(PY) -m pml_slade demo
 
-# mypy takes one core, and the tests begin on the other.
+# mypy and the documentation take one core, and the tests begin on the other.
 test: .venv/ready .venv-benchmark/ready
-	$(MAKE) --jobs 2 lint types unit
+	$(MAKE) --jobs 2 lint types docs unit
 	$(MAKE) legacy
 
 unit: .venv/ready
@@ -82,13 +82,12 @@ format: .venv/ready
 
 # Warnings, such as links that lead nowhere, are errors.
 docs: .venv/ready
-	$(INSTALL) $(PY) -e '.[docs]'
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(INSTALL) $(PY) -e '.[dev,pretraining]'
+	$(INSTALL) $(PY) -e '.[dev,docs,pretraining]'
 	touch $@
 
 .venv-benchmark/ready: .venv/ready

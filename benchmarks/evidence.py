@@ -34,23 +34,23 @@ PEERS = ("memory", "mean_teacher", "self_supervised", "self_taught", "pseudo", "
 BEST = ("teacher", "control", *PEERS, "slade", "oracle")
 USELESS = 0.8
 ABOUT = """\
-Test classes, %; mean over seeds and half its 95 % interval (Student's t). In each block, rows but the
-teacher start from its teacher, take as many steps and learn from as many images in them; two views of an
-image count as two, and passes without a gradient, to label or to compare with, as none. Which epoch is
-kept is decided on validation classes, held out of the labeled ones, by the rule of the preset. "Over the
-control" and the share of the oracle's gain are by seed. The settings are the presets', the same for all
-data sets; they were chosen on Omniglot's background alphabets (docs/findings.md). Mean teacher compares
-embeddings, not class probabilities; self-taught has one head, and no divergence term."""
+Test classes, in percent: mean over seeds and half its 95 % interval (Student's t). In each block, all rows
+but the teacher start from the same teacher and take the same number of steps and images. Two views of an
+image count as two images. Passes without a gradient, such as those that label the pool, are not counted.
+Validation classes, held out of the labeled ones, decide which epoch is kept, by the rule of the preset.
+"Over the control" and the share of the oracle's gain are computed by seed. The settings are those of the
+presets, the same for all data sets. They were chosen on Omniglot's background alphabets (docs/findings.md).
+Mean teacher compares embeddings, not class probabilities. Self-taught has one head and no divergence term."""
 OMNIGLOT = """\
 The alphabets that settings were chosen on are labeled or in the pool here. Each character was drawn 20
-times, so that as many images a cluster as a labeled class has is the true number of the pool's classes."""
+times. So the default, as many images a cluster as a labeled class has, gives the true number of classes."""
 CLUTTERED = """\
-As with five labeled alphabets, but four fifths of the pool's classes make way for scribbles, noise,
-textures, and drawings laid over each other or torn up, each there once. As many images a cluster as a
-labeled class has makes some five times as many clusters as the pool has classes."""
+As with five labeled alphabets, but useless images replace four fifths of the pool's classes: scribbles,
+noise, textures, and drawings that are torn or laid over each other. Each of them is there once. The default
+number of clusters is then about five times the number of classes in the pool."""
 MINED = """\
-There is no share here: the oracle of `paper` mines by Eq. 7, as its SLADE does, and is no bound for the
-rows that do not mine."""
+There is no share here. The oracle of `paper` mines by Eq. 7, as its SLADE does, so a row that does not mine
+can be better."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def over_the_better(runs: Sequence[dict[str, Result]]) -> list[str]:
     over = gained([gain_over_the_better(run, "slade") for run in runs])
     of_the_oracles = share(runs, "slade", gain_over_the_better)
     return [
-        f"Over the better of the teacher and the teacher trained on, by seed: SLADE {over} MAP@R"
+        f"Over the better of the teacher and the control, by seed: SLADE {over} MAP@R"
         + (f", {of_the_oracles} of what the oracle gains over it." if of_the_oracles else ".")
     ]
 

@@ -150,7 +150,7 @@ def gains(runs: Runs) -> str:
     titles = {row: result.title for row, result in runs["SwAV"][0].items()}
     pairs = {f"SwAV start over random start, {titles[row]}": (("SwAV", row), ("random", row)) for row in ROWS}
     for start in STARTS:
-        pairs[f"SLADE over the teacher trained on, {start} start"] = ((start, "slade"), (start, "control"))
+        pairs[f"SLADE over the control, {start} start"] = ((start, "slade"), (start, "control"))
     return "\n".join(f"- {title}: {_over(runs, *pair)}" for title, pair in pairs.items())
 
 

@@ -47,7 +47,7 @@ ABOUT = """\
 Class-disjoint 4-fold cross-validation on the labeled classes, run by powerful-benchmarker; the best epoch
 of each fold is chosen on its validation classes. Every row takes 600 steps of 64 images a fold, a student
 32 labeled and 32 unlabeled ones. A student starts where its teacher ended, which is our choice, so a
-control takes as many more steps from there without the pool: "t1_on" is T1 trained on. A student's gain
+control takes as many more steps from there without the pool: "t1_on" is the control of T1. A student's gain
 over that is what the pool and the basis give. SwAV rows start from a short SwAV: 300 steps on the pool and
 300 more on pool and labeled images, its best epochs chosen on validation classes, too. Losses have the
 arguments in benchmarker_configs. Each run has its own teachers and starts. All rows share one trunk here,
@@ -232,7 +232,8 @@ def _gain(experiments: list[Experiment], student: str, teacher: str) -> str | No
             apart = ", intervals " + ("apart" if gap > sum(h or 0 for h in halves) else "overlap")
             apart += f", run by run {cell(_differences(named[student], named[teacher], part), digits=2)}"
         said.append(f"{mean(above) - mean(below):+.2f} {part}{apart}")
-    below_ = teacher.upper().replace("_ON", " trained on")
+    control, sep, _ = teacher.upper().partition("_ON")
+    below_ = f"the control of {control}" if sep else control
     return f"{student.upper()} over {below_}, MAP@R: {'; '.join(said)}."
 
 

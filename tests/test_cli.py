@@ -102,7 +102,7 @@ def test_the_same_command_again_shows_the_same_table(trained, folders, command):
     before = (folder / "results.md").read_text()
     code, out, err = command(*train_options(folders, folder), "rows=[control, slade]")
     assert code == 0
-    assert "Teacher trained on" in out
+    assert "Control (labels only)" in out
     assert "8/8" not in err
     assert (folder / "results.md").read_text() == before
 

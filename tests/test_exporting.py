@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from images import small_config, splits, write_model
+from images import drawings, small_config, splits, write_model
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from pml_slade import exporting, hub
 from pml_slade.cli import app
 from pml_slade.datasets.trunk_input import TrunkInput
 from pml_slade.exceptions import CheckpointError, ConfigError, MachineError
-from pml_slade.exporting import describe_input, export
+from pml_slade.exporting import CHECKED, describe_input, example_inputs, export
 from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once
@@ -84,6 +84,16 @@ def test_a_file_gives_the_embeddings_of_the_original(request, model, to, folders
     inputs = torch.stack([trained.open([path])[0][0] for path in paths])
     assert run_file(file, to, inputs) == pytest.approx(trained.embed(paths), abs=1e-4)
     assert run_file(file, to, inputs[:1]) == pytest.approx(trained.embed(paths[:1]), abs=1e-4)
+
+
+@pytest.mark.parametrize("to", ["torchscript", ONNX])
+def test_a_file_gives_the_same_embeddings_of_100_images(photographs, to, tmp_path):
+    trained = pml_slade.load(photographs, "cpu", workers=0)
+    images = drawings(10, per_class=CHECKED // 10, size=40)[0][..., None].repeat(3, axis=3)
+    assert len(example_inputs(trained, images)) == len(images) == 100
+    assert export(trained, tmp_path / "file", to, images) < 1e-4
+    inputs = torch.stack([image for image, _ in trained.open(images)])
+    assert np.abs(run_file(tmp_path / "file", to, inputs) - trained.embed(images)).max() < 1e-4
 
 
 @pytest.mark.parametrize("model", ["letters", "photographs"])

@@ -20,7 +20,7 @@ def test_it_writes_a_table_and_goes_on(tmp_path):
     first = run_script_here("initialisation", *arguments)
     text = (tmp_path / "results.md").read_text()
     for start in ("random", "SwAV"):
-        for row in ("Teacher", "Teacher trained on", "SLADE"):
+        for row in ("Teacher", "Control (labels only)", "SLADE"):
             assert f"| {start} | {row} |" in text
     assert "(the edge of what was tried)" in text
     assert "SwAV start over random start, SLADE:" in text

@@ -88,7 +88,7 @@ def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
     run_script_here("photographs", *arguments, "--pools", "mixed")
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")} == before
     text = page.read_text()
-    shown = ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (the trunk as it came) |", "of 1 |")
+    shown = ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (before training) |", "of 1 |")
     for part in (
         *shown,
         "before the mean |",

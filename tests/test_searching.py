@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import pml_slade
 from pml_slade.cli import app
+from pml_slade.datasets.glyphs import glyphs_splits
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.searching import ImageIndex
 
@@ -37,6 +39,23 @@ def test_search_finds_what_evaluate_counts(trained, folders):
     right = [images.labels[found[0].position] == label for found, label in zip(matches, images.labels)]
     assert 100 * np.mean(right) == pytest.approx(trained.evaluate(images)["P@1"])
     assert trained.search(folders["test"], folders["test"], k=1) == matches
+
+
+def test_search_finds_for_20_letters_what_evaluate_counts(tmp_path):
+    letters = glyphs_splits().test
+    for label in range(4):
+        for position in np.flatnonzero(letters.labels == label)[:5]:
+            file = tmp_path / "letters" / str(label) / f"{position}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            letters.image(int(position)).save(file)
+    trained = pml_slade.load(write_model(tmp_path, image_size=28), "cpu", workers=0)
+    images = trained.open(tmp_path / "letters", labeled=True)
+    files = images.names()
+    matches = trained.search(files, tmp_path / "letters", k=1)
+    right = [Path(found[0].name).parent == Path(file).parent for found, file in zip(matches, files)]
+    assert len(right) == 20
+    assert 0 < sum(right) < 20
+    assert 100 * np.mean(right) == pytest.approx(trained.evaluate(images)["P@1"])
 
 
 def test_matches_are_the_largest_cosines(trained, folders):
@@ -156,10 +175,18 @@ def test_the_commands_print_and_write_the_same_matches(command, folders, tmp_pat
 
 
 def test_the_command_says_where_to_search_and_what_it_writes(model, folders, tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    query = sorted(folders["unlabeled"].iterdir())[0]
+    for name, message in (("gone.png", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(ConfigError, match=rf"query .*{message}; give image files"):
+            CliRunner().invoke(
+                app, ["search", str(model), str(name), "--in", str(tmp_path)], catch_exceptions=False
+            )
     for arguments, message in (
         ([], "--in FOLDER or --index INDEX: give one"),
         (["--in", str(folders["test"]), "--index", str(tmp_path)], "give one of them"),
         (["--in", str(folders["test"]), "-o", "out.xls"], r"out\.xls: the name must end with one of \.csv"),
+        (["--in", str(folders["test"]), "-o", str(tmp_path / "a.csv")], r"a\.csv is a folder"),
     ):
         with pytest.raises(ConfigError, match=message):
-            CliRunner().invoke(app, ["search", str(model), "a.png", *arguments], catch_exceptions=False)
+            CliRunner().invoke(app, ["search", str(model), str(query), *arguments], catch_exceptions=False)

@@ -84,7 +84,7 @@ CONTROLS = {
     "t3_on": Row("ms_miner", _IMAGENET, more=("from_t3",)),
     "t4_on": Row("ms_miner", "resnet50_swav", more=("from_t4",)),
 }
-"""Teachers trained on for as long as their students: what more steps give without the pool."""
+"""Controls: teachers that train for as many more steps as their students, without the pool."""
 
 EXPERIMENTS = (*STARTS, *ROWS, *CONTROLS, *ABLATIONS)
 

@@ -9,6 +9,7 @@ import typer
 
 from ..exceptions import ConfigError
 from .options import ModelFile, Quiet, start_log
+from .outputs import check_place
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
     """Write the model as ONNX, TorchScript or for the Hugging Face Hub, and check what was written."""
     if repo is not None and to != "hub":
         raise ConfigError(f"--repo {repo}: only --to hub sends something, got --to {to}.")
+    check_place(output, folder=to == "hub")
     start_log(quiet)
     from ..api import load
     from ..exporting import description_file

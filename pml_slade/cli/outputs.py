@@ -35,9 +35,33 @@ def check_output(path: Path, suffixes: Iterable[str]) -> None:
         raise ConfigError(
             f"output: {path}: a .parquet file needs pyarrow: pip install pyarrow, or give .npz."
         )
-    if path.is_dir():
+    check_place(path)
+
+
+def check_place(path: Path, folder: bool = False) -> None:
+    """Refuse a file, or a folder, that could not be written.
+
+    Args:
+        path: to write.
+        folder: it is a folder, which may be there already.
+
+    Raises:
+        ConfigError: says what to give.
+
+    Examples:
+        >>> check_place(Path(__file__), folder=True)
+        Traceback (most recent call last):
+        pml_slade.exceptions.ConfigError: output: ... is a file; give the name of a folder.
+    """
+    if folder and path.exists() and not path.is_dir():
+        raise ConfigError(f"output: {path} is a file; give the name of a folder.")
+    if path.is_dir() and not folder:
         raise ConfigError(f"output: {path} is a folder; give the name of a file.")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    _check_folder(path if path.is_dir() else path.absolute().parent, path)
+
+
+def _check_folder(folder: Path, path: Path) -> None:
+    folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not folder.is_dir():
         raise ConfigError(f"output: {folder} is no folder, so that {path} cannot lie in it.")
     if not os.access(folder, os.W_OK | os.X_OK):

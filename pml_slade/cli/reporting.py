@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import BatchSize, Device, Quiet, Workers, start_log
+from .outputs import check_place
 
 
 def report(
@@ -25,9 +26,10 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write a page about runs: table, curves, neighbours, hard classes, clusters and a map, in one file."""
+    file = output or runs[0] / "report.html"
+    check_place(file)
     start_log(quiet)
     from ..pages.report import write_report
 
-    file = output or runs[0] / "report.html"
     size = write_report(file, runs, device=device, workers=workers, batch_size=batch_size, progress=not quiet)
     typer.echo(f"report, {size / 1e6:.1f} MB: {file}")

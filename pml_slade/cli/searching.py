@@ -15,6 +15,7 @@ import typer
 
 from ..exceptions import ConfigError
 from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
+from .outputs import check_place
 
 if TYPE_CHECKING:
     from ..api import TrainedModel
@@ -33,6 +34,7 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Write an index of images, to search in; again, with these or other images, it adds what is new."""
+    check_place(output, folder=True)
     start_log(quiet)
     from ..api import load
     from ..searching import NAMES, ImageIndex
@@ -70,6 +72,12 @@ def search(
         raise ConfigError("--in FOLDER or --index INDEX: give one of them, to say where to search.")
     if output is not None and output.suffix.lower() not in FORMATS:
         raise ConfigError(f"--output {output}: the name must end with one of {', '.join(FORMATS)}.")
+    if output is not None:
+        check_place(output)
+    for query in queries:
+        if not query.is_file():
+            what = "is a folder" if query.is_dir() else "does not exist"
+            raise ConfigError(f"query {query} {what}; give image files, and where to search with --in.")
     start_log(quiet)
     from ..api import load
 

@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from ..exceptions import DataError
-from .decoding import IMAGE_SUFFIXES
 from .images import ImageDataset
 from .paths import Paths
 from .shards import image_shards, shards_in
@@ -67,8 +66,8 @@ def image_folder(
         level = logging.WARNING if walked.is_strange(labeled) else logging.INFO
         logger.log(level, "%s: %s", base, said)
     if not found:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"root {str(base)!r} holds no images ({suffixes})" + (f"; {said}" if said else ""))
+        more = f"; {said}" if said else ""
+        raise DataError(f"root {str(base)!r} holds no images; give a folder of .jpg, .png and the like{more}")
     prefix = "" if base == Path() else os.path.join(base, "")
     paths = Paths(prefix + relative for relative in found)
     if not labeled:

@@ -4,6 +4,6 @@ from .supervised import Supervised
 
 
 class Control(Supervised):
-    """The teacher trained on, on labeled images alone."""
+    """Continues the teacher's training on labeled images only."""
 
-    title = "Teacher trained on"
+    title = "Control (labels only)"

@@ -1,4 +1,4 @@
-"""The start: the trunk as it came, which nothing has trained here."""
+"""The start: the trunk before any training here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .method import Job, Method
 class Start(Method):
     """The features of the trunk themselves: what training has to beat."""
 
-    title = "Start (the trunk as it came)"
+    title = "Start (before training)"
     trains = False
 
     @property

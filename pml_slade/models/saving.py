@@ -146,7 +146,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise CheckpointError(f"There is no model file {path}; check the path.")
+        raise CheckpointError(
+            f"There is no model file {path}; give a run's folder, or its model.safetensors."
+        )
     meta, given = read_shapes(path)
     if meta is None:
         raise CheckpointError(

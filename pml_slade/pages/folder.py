@@ -54,9 +54,10 @@ class RunFolder:
         path = Path(folder)
         for name in ("config.yaml", "results.json"):
             if not (path / name).is_file():
+                missing = f"{path} has no {name}" if path.is_dir() else f"There is no folder {path}"
                 raise CheckpointError(
-                    f"{path} has no {name}: give the folder of a run of which a row is done, as `pml-slade "
-                    "train` writes it."
+                    f"{missing}: give the folder of a run, as `pml-slade train` writes it, with one finished "
+                    "row or more."
                 )
         found, environment = read_results(path / "results.json"), path / "environment.json"
         config = _config(path / "config.yaml")

@@ -120,13 +120,15 @@ def _sentences(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def summary(runs: Sequence[RunFolder]) -> str:
-    """Say in a sentence what came of it: the row that is looked at beside the teacher.
+    """Say in a sentence what came of it: the row that is looked at beside the control, else the teacher.
 
     Args:
         runs: folders of the same rows.
     """
     first = runs[0]
-    before, after, part = first.before, first.after, first.part
+    after, part = first.after, first.part
+    reference = _reference(first)
+    before = first.before if reference == after else reference
     pairs = [
         (one[part]["MAP@R"], other[part]["MAP@R"])
         for run in runs
@@ -174,7 +176,7 @@ def table(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _reference(run: RunFolder) -> dict[str, Any]:
-    """The row that others are compared with: the teacher trained on, where it is there, else the teacher."""
+    """The row that others are compared with: the control if there is one, else the teacher."""
     return run.result("control") or run.before
 
 
@@ -189,7 +191,7 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
     drawn = []
     for title, column in (("Validation MAP@R, %", "MAP@R"), ("Training loss", "total_loss")):
         lines = [
-            Line(_title(run, key), keys.index(key) % COLOURS, _steps(run, curve, column))
+            Line(_title(run, key), keys.index(key) % COLOURS, _steps(run, key, curve, column))
             for run in runs
             for key in keys
             for curve in run.curves.get(key, [])
@@ -204,8 +206,11 @@ def _title(run: RunFolder, key: str) -> str:
     return key if result is None else str(result["title"])
 
 
-def _steps(run: RunFolder, curve: list[dict[str, float]], column: str) -> list[tuple[float, float]]:
-    return [(row["epoch"] * run.config.epoch_steps, row[column]) for row in curve if column in row]
+def _steps(run: RunFolder, key: str, curve: list[dict[str, float]], column: str) -> list[tuple[float, float]]:
+    """A column by the step at which each epoch ended; a row of few steps has one shorter epoch."""
+    result = run.result(key)
+    epoch_steps = run.config.epoch_steps if result is None else min(run.config.epoch_steps, result["steps"])
+    return [(row["epoch"] * epoch_steps, row[column]) for row in curve if column in row]
 
 
 def _settings(run: RunFolder) -> list[dict[str, Any]]:

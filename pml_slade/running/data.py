@@ -155,7 +155,10 @@ def _open(data: DataConfig, key: str, path: Path, part: str, exclude: Iterable[s
         if near and not path.exists():
             name = next(n for n in CATALOGUE if n.lower() == near[0])
             raise DataError(f"data.{key}: there is no {path}; did you mean the data set {name}?")
-        return open_images(path, mode=data.mode, labeled=part != "all" or data.pool_labels)
+        try:
+            return open_images(path, mode=data.mode, labeled=part != "all" or data.pool_labels)
+        except DataError as error:
+            raise DataError(f"data.{key}: {error}") from None
     kind = CATALOGUE[str(path)]
     split = "query" if part == "test" and "query" in kind.splits else part
     if split not in kind.splits:

@@ -80,7 +80,9 @@ def values_of(config: Config) -> dict[str, str]:
     def read(values: dict[str, Any], prefix: str) -> None:
         for key, value in values.items():
             if prefix + key in names or not isinstance(value, dict):
-                found[prefix + key] = json.dumps(value)
+                found[prefix + key] = json.dumps(
+                    float(f"{value:.12g}") if isinstance(value, float) else value
+                )
             else:
                 read(value, f"{prefix}{key}.")
 

@@ -35,6 +35,7 @@ from .models import build_trunk_input
 from .rows import Inputs, Row, keep_lists, pretraining_settings
 from .settings import Config
 from .stages import Stage, Validate, run_stage
+from .tracking import Tracking, build_tracking
 
 logger = logging.getLogger("pml_slade")
 
@@ -57,6 +58,7 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         DataError: images that cannot be used.
     """
     check_free(config.output)
+    tracking = build_tracking(config, progress)
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)
     check(config, images, runtime)
     settings = Path(config.output) / "config.yaml"
@@ -64,7 +66,7 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         _admit(config, images)  # another run may have come first
         if not settings.exists():  # else it may be that of a run with rows
             write_atomic(settings, config.to_yaml().encode())
-        return pretrain(config, images, runtime)
+        return pretrain(config, images, runtime, tracking)
 
 
 def pretrained_file(config: Config) -> Path:
@@ -89,13 +91,16 @@ def _admit(config: Config, images: Images) -> None:
     Row(Path(config.output), FOLDER).admit(inputs, lists)
 
 
-def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validate | None = None) -> Path:
+def pretrain(
+    config: Config, images: Images, runtime: Runtime, tracking: Tracking, validate: Validate | None = None
+) -> Path:
     """Pretrain a trunk, unless that is done; what was stopped is resumed.
 
     Args:
         config: all settings; the stage lies in ``output/pretraining``.
         images: to train on, labels are not read.
         runtime: to train with.
+        tracking: where records go.
         validate: measures a trunk after each epoch, for the records; the last epoch is taken anyway.
 
     Returns:
@@ -124,6 +129,7 @@ def pretrain(config: Config, images: Images, runtime: Runtime, validate: Validat
         checkpoint_minutes=config.checkpoint_minutes,
         numerics=runtime.numerics,
         progress=runtime.progress,
+        tracking=tracking,
     )
     run_stage(stage)
     save_swav_checkpoint(file, trunk, trainer.models["embedder"], trainer.swav_loss.prototypes)

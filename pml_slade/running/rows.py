@@ -350,9 +350,11 @@ def _damaged(file: Path, why: str) -> CheckpointError:
 
 
 def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
-    flat = _flat(config.model_dump(mode="json"))
+    settings = flat(config.model_dump(mode="json"))
     chosen = {
-        k: v for k, v in flat.items() if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)
+        k: v
+        for k, v in settings.items()
+        if any(k == p or (p[-1] == "." and k.startswith(p)) for p in prefixes)
     }
     chosen.pop("model.features", None)  # it may be moved
     expected = build_trunk_input(config)
@@ -362,11 +364,12 @@ def _chosen(config: Config, prefixes: list[str], steps: int) -> dict[str, Any]:
     }
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

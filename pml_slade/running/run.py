@@ -47,6 +47,7 @@ from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, 
 from .settings import Config
 from .stages import Metrics, Stage, Validation, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
+from .tracking import build_tracking
 from .verdict import verdict
 
 logger = logging.getLogger("pml_slade")
@@ -78,6 +79,7 @@ class Run:
         self.config = config
         self.folder = Path(config.output)
         check_free(self.folder)
+        self.tracking = build_tracking(config, progress)
         check_model(config)
         splits = data.usable(splits or data.build_splits(config), config.data)
         self.views = data.build_views(config, splits)
@@ -244,7 +246,8 @@ class Run:
         if done is not None and row.is_done_with(inputs):
             row.admit(inputs, self.lists)
             model = str(self._model_file(method).relative_to(self.folder))
-            return Result(**done | {"row": method.key, "model": model})  # not where a file says
+            ours = {"row": method.key, "title": method.title, "model": model}  # not what a file says
+            return Result(**done | ours)
         borrowed = self.config.teacher.run if method.is_teacher else None
         pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
         inputs = self._inputs(method)
@@ -375,6 +378,7 @@ class Run:
             checkpoint_minutes=config.checkpoint_minutes,
             numerics=self.runtime.numerics,
             progress=self.runtime.progress,
+            tracking=self.tracking,
         )
         if self.splits.validation is not None:
             stage.validate = lambda: self._validation(stage.models)
@@ -421,7 +425,7 @@ class Run:
             return evaluate(vectors, validation.known_labels(), device=self.runtime.device)
 
         measured = None if validation is None else validate
-        return pretraining.pretrain(config, self._pretraining_images, self.reading, measured)
+        return pretraining.pretrain(config, self._pretraining_images, self.reading, self.tracking, measured)
 
     @property
     def _pretraining_images(self) -> pretraining.Images:

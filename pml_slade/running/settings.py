@@ -278,6 +278,11 @@ class Config(Section):
         "as my_package.MyMethod",
     )
     report: bool = Field(True, description="write report.html at the end of the run")
+    log_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        ["tensorboard"],
+        description="where losses and figures go after each epoch, besides CSV and SQLite files; any of "
+        "tensorboard (files in the run's folder), wandb (Weights & Biases), mlflow",
+    )
     epoch_steps: int = Field(
         250,
         ge=1,
@@ -316,10 +321,10 @@ class Config(Section):
         model, stage = self.model, self.pretraining
         return model.weights is not None and not stage.steps and self.data.transform == "photo"
 
-    @field_validator("rows", mode="before")
+    @field_validator("rows", "log_to", mode="before")
     @classmethod
-    def _listed(cls, rows: Any) -> Any:
-        return [row.strip() for row in rows.split(",")] if isinstance(rows, str) else rows
+    def _listed(cls, names: Any) -> Any:
+        return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
     @field_validator("rows")
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -13,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import record_keeper
 import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..averages import ModelAverage
@@ -32,7 +29,9 @@ from ..trainers import StatefulTrainer, load_trainer_state, trainer_metrics, tra
 from ..trainers.checks import check_finite
 from .clock import Clock
 from .epochs import EpochLoaders
+from .records import Records
 from .restoring import check_best, check_history, check_like, check_optimizer
+from .tracking import Tracking
 
 logger = logging.getLogger("pml_slade")
 
@@ -69,6 +68,7 @@ class Stage:
         checkpoint_minutes: a checkpoint is written after so many minutes, too, not only after each epoch.
         numerics: how models compute.
         progress: show a progress bar.
+        tracking: where records go besides files.
         history: figures of the epochs so far.
         best: the best models so far.
         totals: sums of what the steps of the epoch so far came to, by name.
@@ -88,6 +88,7 @@ class Stage:
     checkpoint_minutes: float = math.inf
     numerics: Numerics = field(default_factory=Numerics)
     progress: bool = True
+    tracking: Tracking = field(default_factory=Tracking)
     history: list[Metrics] = field(default_factory=list)
     best: dict[str, Any] | None = None
     totals: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -133,14 +134,14 @@ def run_stage(stage: Stage) -> None:
         check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
             _keep_best(stage, 0, _validate(stage, clock))
-        records = _Records(stage.folder / "records", stage.history)
-        with _bar(stage) as bar, closing(EpochLoaders(stage.seed, stage.trainer.data_device)) as loaders:
+        records = Records(stage.folder, stage.name, stage.history, stage.tracking)
+        loaders = EpochLoaders(stage.seed, stage.trainer.data_device)
+        with records, _bar(stage) as bar, closing(loaders):
             for epoch in range(len(stage.history) + 1, stage.epochs + 1):
                 row = _train_epoch(stage, epoch, _Epoch(loaders, checkpoints, clock, bar))
                 records.add(row)
                 _show(stage, row, bar)
                 leave()
-        records.close()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
 
@@ -374,27 +375,3 @@ def _load(part: dict[str, Any], states: dict[str, Any]) -> None:
 def _brief(row: Metrics) -> str:
     score = f", validation MAP@R {row['MAP@R']:.1f}" if "MAP@R" in row else ""
     return f"loss {row['total_loss']:.4f}{score}"
-
-
-class _Records:
-    """record-keeper's CSV, SQLite and TensorBoard files, written anew from the history at the start.
-
-    Rows that a killed run wrote after its last checkpoint would otherwise stand there twice.
-    """
-
-    def __init__(self, folder: Path, history: list[Metrics]) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
-        self.keeper = record_keeper.RecordKeeper(
-            tensorboard_writer=self.writer, record_writer=record_keeper.RecordWriter(str(folder))
-        )
-        for row in history:
-            self.add(row)
-
-    def add(self, row: Metrics) -> None:
-        for name, value in row.items():  # update_records differs between versions, this does not
-            self.keeper.append_data("training", name, value, int(row["epoch"]))
-        self.keeper.save_records()
-
-    def close(self) -> None:
-        self.writer.close()

@@ -93,7 +93,7 @@ def test_intervals_are_said_to_be_apart_only_where_they_are(script):
     )
     far = [experiment("s1", 40.0, 41.0, 42.0), experiment("t1_on", 29.0, 30.0, 31.0)]
     said = script._gain(far, "s1", "t1_on")
-    assert said.startswith("S1 over T1 trained on, MAP@R: +11.00 separated, intervals apart, run by run")
+    assert said.startswith("S1 over the control of T1, MAP@R: +11.00 separated, intervals apart, run by run")
     below = [experiment("s1", 29.0, 30.0, 31.0), experiment("t1", 40.0, 41.0, 42.0)]
     assert "-11.00 separated, intervals apart" in script._gain(below, "s1", "t1")
 

@@ -19,7 +19,7 @@ from pml_slade import api
 from pml_slade.cli import app
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.pages.folder import RunFolder
-from pml_slade.pages.report import report_page, summary, table
+from pml_slade.pages.report import charts, report_page, summary, table
 from pml_slade.reports.tables import cell
 from pml_slade.running.loading import load_config
 from pml_slade.running.rows import Result
@@ -153,14 +153,28 @@ def test_several_runs_have_intervals_and_a_curve_each(run, tmp_path):
         result["test"]["MAP@R"] += 3
     (other / "results.json").write_text(json.dumps(results))
     folders = [RunFolder.read(run), RunFolder.read(other)]
-    values = [folder.result("slade")["test"]["MAP@R"] for folder in folders]
+    values, controls = ([f.result(row)["test"]["MAP@R"] for f in folders] for row in ("slade", "control"))
     rows = {row["title"]: row for row in table(folders)}
     assert rows["SLADE"]["figures"][0] == (cell(values), pytest.approx(np.mean(values)))
     assert rows["SLADE"]["over"][0].endswith("± 0.0")
-    assert rows["Teacher trained on"]["over"] == ("", "")
+    assert rows["Control (labels only)"]["over"] == ("", "")
     assert "mean of 2 runs" in summary(folders)
+    gain = cell([value - other for value, other in zip(values, controls)])
+    assert f", Control (labels only) {cell(controls)}: a difference of {gain} points" in summary(folders)
     page = report_page([run, other], "cpu", 0)
     assert page.count('class="curve"') == 2 * report_page([run], "cpu", 0).count('class="curve"')
+
+
+def test_a_curve_ends_at_the_steps_that_were_taken(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("pml_slade.pages.report.chart", lambda title, lines: drawn.append((title, lines)))
+    copy = copied(run, tmp_path)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    for epoch_steps, steps in ((4, [4, 8]), (250, [8, 16])):  # an epoch has no more steps than its row
+        (copy / "config.yaml").write_text(yaml.safe_dump(config | {"epoch_steps": epoch_steps}))
+        drawn.clear()
+        charts([RunFolder.read(copy)])
+        assert [[step for step, _ in line.points] for _, lines in drawn for line in lines] == [steps] * 6
 
 
 def test_the_verdict_comes_first(run, tmp_path):

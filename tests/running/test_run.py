@@ -612,10 +612,10 @@ def damaged(folders, tmp_path, part):
 )
 def test_bad_data_leaves_no_folder_behind(folders, tmp_path, part, fault):
     if fault == "missing":
-        given, message = {**folders, part: tmp_path / "nowhere"}, "nowhere"
+        given, message = {**folders, part: tmp_path / "nowhere"}, rf"data\.{part}: .*nowhere"
     elif fault == "empty":
         (tmp_path / "empty").mkdir()
-        given, message = {**folders, part: tmp_path / "empty"}, "holds no images"
+        given, message = {**folders, part: tmp_path / "empty"}, rf"data\.{part}: .*holds no images"
     else:
         given, message = damaged(folders, tmp_path, part), r"damaged\.png"
     with pytest.raises(DataError, match=message):

@@ -24,7 +24,7 @@ def test_a_gain_is_said_with_its_interval():
         result("oracle", 50, 50, 50),
     )  # fmt: skip
     assert text == (
-        "On 3 validation classes SLADE has 24.0 MAP@R, and Start (the trunk as it came), the best row "
+        "On 3 validation classes SLADE has 24.0 MAP@R, and Start (before training), the best row "
         "without the pool, 20.0: +4.0 ± 2.5. The pool helped: take SLADE."
     )
 
@@ -33,7 +33,8 @@ def test_a_loss_says_what_to_try_and_what_true_labels_would_have_given():
     rows = result("control", 10, 20, 30), result("slade", 6, 15, 27)
     text = said(*rows, result("oracle", 14, 25, 33))
     assert (
-        "-4.0 ± 2.5. The pool did not help here: take Teacher trained on, which is the run's model." in text
+        "-4.0 ± 2.5. The pool did not help here: take Control (labels only), which is the run's model."
+        in text
     )
     assert "data.image_size" in text
     assert text.endswith("True labels of the pool would have gained +4.0 ± 2.5.")

@@ -41,8 +41,8 @@ MIXES = {
 """Shares of the weights of the three."""
 ABOUT = """\
 MAP@R on development classes, in percent, and on validation classes in brackets; by set and seed. The three
-models are trained once for each column, by the defaults for photographs with `student.soup=false`; rows are
-means of their weights. {trunk} at {size} pixels."""
+models are trained once for each column, by the defaults for photographs with `{settings}`; rows are means of
+their weights. {trunk} at {size} pixels."""
 Trial = tuple[str, int]
 """Set and seed."""
 Scores = dict[str, tuple[float, float]]
@@ -99,7 +99,8 @@ def section(args: argparse.Namespace, found: dict[Trial, Scores]) -> str:
         [mix, *(f"{found[t][mix][0]:.2f} ({found[t][mix][1]:.1f})" for t in found), _mean(found, mix)]
         for mix in MIXES
     ]
-    about = ABOUT.format(trunk=args.weights.stem, size=args.size)
+    settings = " ".join(["student.soup=false", *args.overrides])
+    about = ABOUT.format(trunk=args.weights.stem, size=args.size, settings=settings)
     title = "## Photographs: means of weights"
     return "\n\n".join([title, about, markdown(header, lines), machine("timm", device=args.device)])
 

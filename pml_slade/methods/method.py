@@ -37,6 +37,8 @@ class Job:
         knows_photographs: whether the trunk comes with weights, for photographs.
         epoch_steps: between validations.
         seed: of the run.
+        trust: share of the neighbours which the teacher finds in the pool that is estimated to be right; None
+            before it is known.
     """
 
     teacher: TeacherConfig
@@ -51,6 +53,7 @@ class Job:
     knows_photographs: bool = False
     epoch_steps: int = 250
     seed: int = 0
+    trust: float | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:

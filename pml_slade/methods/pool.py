@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .method import Models
 
 
+USUAL_WEIGHT = 2.0
+"""lambda1 where no other is asked for."""
+
+
 class PoolMethod(Method):
     """A ranking loss on labeled images and a loss on pseudo-labeled ones, labeled by clustering.
 
@@ -116,7 +120,8 @@ class PoolMethod(Method):
 
     def pool_weight(self, job: Job) -> float:
         """lambda1 of Eq. 9."""
-        return job.student.unlabeled_weight
+        given = job.student.unlabeled_weight
+        return USUAL_WEIGHT if given is None else given
 
     def loss_weights(self, job: Job, losses: Models) -> dict[str, float]:
         """lambda1 and lambda2 of Eq. 9."""

@@ -40,4 +40,4 @@ class Pseudo(PoolMethod):
 
     def pool_weight(self, job: Job) -> float:
         """Its own, or that of all students."""
-        return job.student.unlabeled_weight if job.own.weight is None else job.own.weight
+        return super().pool_weight(job) if job.own.weight is None else job.own.weight

@@ -167,8 +167,11 @@ class StudentConfig(TrainingConfig):
     iterations: int = Field(
         1, ge=1, description="how many students follow each other; each is the teacher of the next"
     )
-    unlabeled_weight: float = Field(
-        2.0, ge=0, description="λ1 of Eq. 9: how much the pool counts; the paper's is 1"
+    unlabeled_weight: float | None = Field(
+        None,
+        ge=0,
+        description="λ1 of Eq. 9: how much the pool counts; the paper's is 1; null: 2, or, where SLADE "
+        "learns from neighbours in the pool, 4 times the share of them that is estimated to be right",
     )
     relabel_passes: float = Field(
         0.1,

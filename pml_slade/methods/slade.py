@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .method import Models
 
 
+OF_TRUSTED, LEAST = 4.0, 0.1
+"""lambda1 where every neighbour is right, and where hardly any is."""
+
+
 class SladeConfig(Section):
     """Settings of the method, beside those of `student`."""
 
@@ -54,8 +58,14 @@ class Slade(SladeOfClusters):
         """Return one that learns from clusters, or from neighbours."""
         if not looks_for_neighbours(job):
             return super().trainer(job, models, average, folder)
-        own = NeighboursConfig(weight=job.student.unlabeled_weight)
+        own = NeighboursConfig(weight=self.pool_weight(job))
         return Neighbours().trainer(replace(job, own=own), models, average, folder)
+
+    def pool_weight(self, job: Job) -> float:
+        """lambda1 of Eq. 9: neighbours count as far as they can be trusted, unless it is given."""
+        if job.student.unlabeled_weight is not None or job.trust is None or not looks_for_neighbours(job):
+            return super().pool_weight(job)
+        return max(OF_TRUSTED * job.trust, LEAST)
 
 
 def looks_for_neighbours(job: Job) -> bool:

@@ -167,7 +167,7 @@ class Run:
             method: of a row.
             images: what it learns from; None: all, as they are.
         """
-        config, views = self.config, images or self.views
+        config, views, facts = self.config, images or self.views, PoolFacts.read(self.folder)
         labeled, pool = views.splits.labeled, views.splits.unlabeled
         suggested = suggest_num_clusters(len(pool), len(labeled) / labeled.num_classes)
         return Job(
@@ -183,6 +183,7 @@ class Run:
             knows_photographs=config.knows_photographs,
             epoch_steps=config.epoch_steps,
             seed=config.seed,
+            trust=None if facts is None else facts.neighbours_right / 100,
         )
 
     @cached_property

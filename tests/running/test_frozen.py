@@ -1,6 +1,7 @@
 """A start that is measured, an embedder that starts from it, a frozen trunk, neighbours in the pool."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from pml_slade.evaluation import evaluate
 from pml_slade.exceptions import ConfigError
 from pml_slade.models import load_model
 from pml_slade.models.embedder import principal_start
-from pml_slade.running import frozen
+from pml_slade.running import frozen, stages
+from pml_slade.running import run as run_module
 from pml_slade.running.models import build_models
+from pml_slade.running.pool import PoolFacts
 from pml_slade.running.run import Run
 from pml_slade.runtime import Runtime
 from pml_slade.trainers import NeighbourTrainer
@@ -200,6 +203,37 @@ def test_slade_learns_from_neighbours_where_the_trunk_knows_photographs(
     trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
     assert isinstance(trainer, NeighbourTrainer) == neighbours
     assert trainer.loss_weights["unlabeled_metric_loss"] == run.config.student.unlabeled_weight
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "given", "trust", "weight"),
+    [
+        ("true", "null", 0.5, 2.0),
+        ("true", "null", 0.05, 0.2),
+        ("true", "null", 0.0, 0.1),
+        ("true", "null", None, 2.0),
+        ("true", "3", 0.5, 3.0),
+        ("false", "null", 0.05, 2.0),
+    ],
+)
+def test_neighbours_count_as_far_as_they_can_be_trusted(tmp_path, neighbours, given, trust, weight):
+    settings = (f"methods.slade.neighbours={neighbours}", f"student.unlabeled_weight={given}")
+    run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
+    method = run.config.chosen[-1]
+    job = replace(run.job(method), trust=trust)
+    trainer, _ = method.build(job, build_models(run.config), tmp_path)
+    assert trainer.loss_weights["unlabeled_metric_loss"] == pytest.approx(weight)
+
+
+def test_a_run_trusts_neighbours_as_it_found_them(run, tmp_path, monkeypatch):
+    seen = []
+    train = stages.run_stage
+    monkeypatch.setattr(run_module, "run_stage", lambda stage: (seen.append(stage), train(stage)))
+    run("rows=[teacher, slade]", "methods.slade.neighbours=true", "student.unlabeled_weight=null")
+    facts = PoolFacts.read(tmp_path / "run")
+    assert seen[-1].trainer.loss_weights["unlabeled_metric_loss"] == pytest.approx(
+        max(4 * facts.neighbours_right / 100, 0.1)
+    )
 
 
 def test_slade_of_neighbours_is_that_row(run, tmp_path):

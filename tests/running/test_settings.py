@@ -88,7 +88,7 @@ def test_folders_are_all_that_has_to_be_given():
     assert config.rows == ["start", "teacher", "control", "slade"]
     assert config.teacher.loss.name == "ContrastiveLoss"
     assert config.teacher.loss.arguments == {"pos_margin": 0.0, "neg_margin": 0.5}
-    assert config.student.unlabeled_weight == own("model.weights=null").student.unlabeled_weight == 2.0
+    assert config.student.unlabeled_weight is own("model.weights=null").student.unlabeled_weight is None
     assert (config.student.mining, config.student.iterations, config.student.num_clusters) == (
         "none",
         1,

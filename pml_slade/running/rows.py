@@ -142,7 +142,7 @@ class Row:
         other_start = now.starts_from is not None and before.starts_from not in (None, now.starts_from)
         if self.failed or (not images and not other_start and _is_further(settings, now.settings)):
             return
-        changes = [f"{key}: {value!r}, now {now.settings[key]!r}" for key, value in settings.items()]
+        changes = [f"{key}: {value!r:.80}, now {now.settings[key]!r}" for key, value in settings.items()]
         if other_start:
             changes.append("the model that it starts from has other weights now")
         if changes or images:
@@ -377,6 +377,7 @@ def _is_further(changed: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return (
         not others
         and name == "steps"
+        and isinstance(changed[key], int)
         and now[key] > changed[key]
         and now.get(f"{stage}.schedule") == "constant"
         and now.get(f"{stage}.iterations", 1) == 1

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from pml_slade.checkpoints import write_json_atomic
 from pml_slade.datasets.fingerprints import digest
-from pml_slade.exceptions import CheckpointError
+from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.running.rows import Inputs, Row, keep_lists, read_list
 from pml_slade.strangers import MOST_BYTES
 
@@ -93,6 +94,17 @@ def test_forged_fields_are_refused_or_harmless(row):
                 if found is not None:
                     assert type(value) in {type(sound[key]), bool, int, str, type(None), dict}
         (row.folder / name).write_text(json.dumps(sound))
+
+
+@pytest.mark.parametrize("value", [*STRANGE, "x" * 100_000], ids=range(12))
+def test_a_number_of_steps_of_another_kind_is_another_setting(row, value):
+    now = {"teacher.steps": 8, "teacher.schedule": "constant"}
+    write_json_atomic(row.folder / "inputs.json", SOUND | {"settings": {"teacher.steps": value}})
+    if value in (True, -1):  # fewer steps: the row is trained further
+        return row.admit(Inputs(now, SOUND["images"]), {})
+    with pytest.raises(ConfigError, match="begun with other settings") as caught:
+        row.admit(Inputs(now, SOUND["images"]), {})
+    assert len(str(caught.value)) < 1000
 
 
 def test_random_damage_never_ends_in_another_error(row):

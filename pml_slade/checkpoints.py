@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pml_slade.exceptions import CheckpointError, ConfigError
-from pml_slade.strangers import check_zip
+from pml_slade.strangers import check_file, check_zip
 
 logger = logging.getLogger("pml_slade")
 
@@ -331,6 +331,7 @@ class _HashingFile:
 
 def _verify(path: Path) -> None:
     try:
+        check_file(path)
         with path.open("rb") as file:
             remaining = path.stat().st_size - _FOOTER_SIZE
             if remaining <= 0:
@@ -340,7 +341,7 @@ def _verify(path: Path) -> None:
                 content.update(chunk)
                 remaining -= len(chunk)
             footer = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     if not footer.startswith(_MAGIC):
         raise CheckpointError(f"{path} is cut short, or not a checkpoint of this package")

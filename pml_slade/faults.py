@@ -40,6 +40,18 @@ SHARED_MEMORY = re.compile(r"shared memory|/dev/shm|/torch_\d+|ancdata", re.I)
 FROM_WORKER = re.compile(r"Caught \w+ in (DataLoader worker process|pin memory thread)")
 OF_ERROR = re.compile(r"^[\w.]+: ", re.M)
 """The beginning of the line with which a traceback ends."""
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What moves a terminal's cursor, colours or turns around text."""
+
+
+def in_one_line(text: str) -> str:
+    """Escape what a file's name can hold that would break a line, or speak to the terminal.
+
+    Examples:
+        >>> print(in_one_line("a\\nb.png cannot be read"))
+        a\\nb.png cannot be read
+    """
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager

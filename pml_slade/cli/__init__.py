@@ -1,12 +1,13 @@
 """The command line: a thin front to the package. Torch and its like are imported by what needs them."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import typer
 
 from ..exceptions import SladeError
-from ..faults import told
+from ..faults import in_one_line, told
 from . import checking, comparing, exporting, images, reporting, searching, settings, training
 
 app = typer.Typer(
@@ -56,11 +57,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no errors
+    warnings.filterwarnings("ignore", module="PIL")  # of what it can read all the same
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
         with told():
             app()
     except SladeError as error:
         typer.secho("error: ", fg="red", err=True, nl=False)
-        typer.echo(str(error), err=True)
+        typer.echo(in_one_line(str(error)), err=True)
         raise SystemExit(2) from None

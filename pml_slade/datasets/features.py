@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..checkpoints import free_space, write_array_atomic, write_json_atomic
 from ..exceptions import ConfigError
-from ..strangers import read_json
+from ..strangers import check_file, read_json
 from .fingerprints import content_keys
 from .images import NO_LABEL, ImageDataset
 from .redrawing import CollateViews
@@ -114,6 +114,7 @@ def read_shard(file: Path, shape: tuple[int, int]) -> tuple[list[str], np.ndarra
     """
     try:
         keys = read_json(file)
+        check_file(file.with_suffix(".npy"))
         features = np.load(file.with_suffix(".npy"), mmap_mode="r")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise ValueError("it must list images")

@@ -13,7 +13,7 @@ from ..datasets.splits import PARTS
 from ..exceptions import CheckpointError, ConfigError
 from ..methods import METHODS
 from ..running.loading import load_config
-from ..running.rows import Result, read_json, read_results
+from ..running.rows import Result, check_run, read_json, read_results
 from ..running.settings import Config
 from ..running.verdict import verdict
 from ..strangers import read_bytes
@@ -58,6 +58,7 @@ class RunFolder:
                     "train` writes it."
                 )
         found, environment = read_results(path / "results.json"), path / "environment.json"
+        check_run(path, [result.row for result in found])
         config = _config(path / "config.yaml")
         results = [asdict(result) for result in found]
         return cls(

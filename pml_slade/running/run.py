@@ -42,7 +42,7 @@ from .models import (
     model_meta,
     starts_principal,
 )
-from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
+from .rows import Inputs, Result, Row, check_run, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
@@ -74,6 +74,7 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
+        check_run(self.folder, [method.key for method in config.chosen])
         check_free(self.folder)
         check_model(config)
         splits = data.usable(splits or data.build_splits(config), config.data)

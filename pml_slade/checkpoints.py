@@ -4,6 +4,7 @@ A checkpoint is one file: what `torch.save` writes, then a magic word and the SH
 digest comes last, so a file that was cut anywhere cannot pass for a complete one.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -161,6 +162,17 @@ def free_space(folder: str | os.PathLike[str]) -> tuple[Path, int]:
     return there, shutil.disk_usage(there).free
 
 
+def as_size(number: int) -> str:
+    """Bytes in words.
+
+    Examples:
+        >>> as_size(100), as_size(3 << 20), as_size(1 << 41)
+        ('0.1 KiB', '3.0 MiB', '2048.0 GiB')
+    """
+    unit = min(max(number.bit_length() - 1, 10) // 10, 3)
+    return f"{number / (1 << 10 * unit):.1f} {'KMG'[unit - 1]}iB"
+
+
 class Checkpoints:
     """The newest few states of one run, in one folder, written by one process.
 
@@ -277,6 +289,8 @@ class Checkpoints:
 @contextmanager
 def _atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path` that takes its name when the block ends without an error."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be replaced, too
+        raise FileExistsError(errno.EEXIST, "It is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -286,7 +300,8 @@ def _atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)  # a full disk does not say where it is
         raise

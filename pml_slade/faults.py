@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from .exceptions import MachineError, SladeError
 
 REMEDIES = {
-    errno.ENOSPC: "The disk is full: free some space",
+    errno.ENOSPC: "The disk is full: free some space, or delete files if it has no room for more (df -i)",
     errno.EDQUOT: "Your disk quota is used up: free some space",
     errno.EFBIG: "The file may not grow that large: raise the limit (ulimit -f), or free some space",
     errno.EACCES: "Give yourself permission, or choose another place",
@@ -22,6 +22,7 @@ REMEDIES = {
     errno.ENOMEM: "Close some programs, or lower batch_size, data.image_size or data.workers",
     errno.EIO: "Look after the disk",
     errno.ESTALE: "Mount the disk again",
+    errno.ELOOP: "Take the link that leads to itself away, or choose another place",
     errno.ENOTDIR: "Choose another place, or move the file that stands where a folder should",
     errno.EISDIR: "Choose another name, or move the folder that stands where a file should",
     errno.EEXIST: "Choose another place, or move what stands there",
@@ -126,7 +127,7 @@ def explain(error: BaseException) -> str | None:
 def _of_system(error: OSError) -> str:
     place = error.filename2 or error.filename
     remedy = REMEDIES.get(error.errno or 0, "Mend this, or choose another place")
-    return f"{f'{place}: ' if place is not None else ''}{error.strerror}. {remedy}."
+    return f"{f'{place!s:.300}: ' if place is not None else ''}{error.strerror}. {remedy}."
 
 
 def _of_torch(text: str) -> str | None:

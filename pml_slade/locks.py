@@ -44,7 +44,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: output: ... is in use by process ...
     """
-    file = Path(folder).resolve() / NAME
+    file = Path(os.path.realpath(folder), NAME)
     if file in _held:
         raise _in_use(file, _owner())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def check_free(folder: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: says which run holds it.
     """
-    file = Path(folder).resolve() / NAME
+    file = Path(os.path.realpath(folder), NAME)
     if file in _held:  # to open and close it once more would free it
         raise _in_use(file, _owner())
     try:

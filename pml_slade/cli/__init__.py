@@ -3,6 +3,8 @@
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import typer
 
@@ -56,7 +58,11 @@ def main() -> None:
     """Run the command line; errors made for people come without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no errors
+            with suppress(OSError):  # it is closed
+                stream.reconfigure(
+                    errors="backslashreplace"
+                )  # names that a terminal cannot show are no errors
+    sys.unraisablehook = _without_loaders
     warnings.filterwarnings("ignore", module="PIL")  # of what it can read all the same
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
@@ -66,3 +72,9 @@ def main() -> None:
         typer.secho("error: ", fg="red", err=True, nl=False)
         typer.echo(in_one_line(str(error)), err=True)
         raise SystemExit(2) from None
+
+
+def _without_loaders(unraisable: Any) -> None:
+    """Say what went wrong unseen, but for torch's loaders, which stumble when they could not begin."""
+    if "DataLoader" not in repr(unraisable.object):
+        sys.__unraisablehook__(unraisable)

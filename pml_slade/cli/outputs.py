@@ -37,6 +37,8 @@ def check_output(path: Path, suffixes: Iterable[str]) -> None:
         )
     if path.is_dir():
         raise ConfigError(f"output: {path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"output: {path} is no regular file; give another name.")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise ConfigError(f"output: {folder} is no folder, so that {path} cannot lie in it.")

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..checkpoints import escaped
 from ..clustering.settings import MOST_SEED
 from ..methods import METHODS, Method, PoolMethod, find_method
 from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
@@ -345,6 +346,17 @@ class Config(Section):
             if isinstance(stage["lr"], float):
                 stage.setdefault("embedder_lr", EMBEDDER_RATE * stage["lr"])
         return {"epoch_steps": PHOTOGRAPHS["epoch_steps"], **values, **stages}
+
+    @field_validator("output")
+    @classmethod
+    def _named_in_utf8(cls, value: Path) -> Path:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"output: {escaped(str(value))} is no UTF-8, which records need; give another name"
+            ) from None
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

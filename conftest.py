@@ -10,15 +10,18 @@ from generations import reaches_pml
 from pml_slade.compat import LEGACY, PML_VERSION
 
 ROOT = Path(__file__).parent
-collect_ignore_glob = [] if find_spec("powerful_benchmarker") else ["pml_slade/benchmarker/*"]
+HAS_BENCHMARKER = find_spec("powerful_benchmarker") is not None
+ONLY_PML_DIFFERS = LEGACY and HAS_BENCHMARKER
+"""Whether this is powerful-benchmarker's environment, not that of the lowest versions of everything."""
+collect_ignore_glob = [] if HAS_BENCHMARKER else ["pml_slade/benchmarker/*"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets what is in its background ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def runs_here(file):
-    """Today's environment runs everything that it can; that of an old PML, what another PML can change."""
-    return not LEGACY or reaches_pml(file, ROOT)
+    """Powerful-benchmarker's environment runs what another PML can change, the others all that they can."""
+    return not ONLY_PML_DIFFERS or reaches_pml(file, ROOT)
 
 
 def pytest_ignore_collect(collection_path):
@@ -29,8 +32,8 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(items):
-    """Under an old PML, leave out the tests that run once."""
-    if LEGACY:
+    """In powerful-benchmarker's environment, leave out the tests that run once."""
+    if ONLY_PML_DIFFERS:
         for item in items:
             if mark := item.get_closest_marker("once"):
                 item.add_marker(pytest.mark.skip(reason=f"once: {mark.args[0]}" if mark.args else "once"))

@@ -4,6 +4,7 @@ A checkpoint is one file: what `torch.save` writes, then a magic word and the SH
 digest comes last, so a file that was cut anywhere cannot pass for a complete one.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pml_slade.exceptions import CheckpointError, ConfigError
-from pml_slade.strangers import check_zip
+from pml_slade.strangers import check_file, check_zip
 
 logger = logging.getLogger("pml_slade")
 
@@ -161,6 +162,17 @@ def free_space(folder: str | os.PathLike[str]) -> tuple[Path, int]:
     return there, shutil.disk_usage(there).free
 
 
+def as_size(number: int) -> str:
+    """Bytes in words.
+
+    Examples:
+        >>> as_size(100), as_size(3 << 20), as_size(1 << 41)
+        ('0.1 KiB', '3.0 MiB', '2048.0 GiB')
+    """
+    unit = min(max(number.bit_length() - 1, 10) // 10, 3)
+    return f"{number / (1 << 10 * unit):.1f} {'KMG'[unit - 1]}iB"
+
+
 class Checkpoints:
     """The newest few states of one run, in one folder, written by one process.
 
@@ -277,6 +289,8 @@ class Checkpoints:
 @contextmanager
 def _atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path` that takes its name when the block ends without an error."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device would be replaced, too
+        raise FileExistsError(errno.EEXIST, "It is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -286,7 +300,8 @@ def _atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)  # a full disk does not say where it is
         raise
@@ -331,6 +346,7 @@ class _HashingFile:
 
 def _verify(path: Path) -> None:
     try:
+        check_file(path)
         with path.open("rb") as file:
             remaining = path.stat().st_size - _FOOTER_SIZE
             if remaining <= 0:
@@ -340,7 +356,7 @@ def _verify(path: Path) -> None:
                 content.update(chunk)
                 remaining -= len(chunk)
             footer = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     if not footer.startswith(_MAGIC):
         raise CheckpointError(f"{path} is cut short, or not a checkpoint of this package")

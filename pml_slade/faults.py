@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from .exceptions import MachineError, SladeError
 
 REMEDIES = {
-    errno.ENOSPC: "The disk is full: free some space",
+    errno.ENOSPC: "The disk is full: free some space, or delete files if it has no room for more (df -i)",
     errno.EDQUOT: "Your disk quota is used up: free some space",
     errno.EFBIG: "The file may not grow that large: raise the limit (ulimit -f), or free some space",
     errno.EACCES: "Give yourself permission, or choose another place",
@@ -22,6 +22,7 @@ REMEDIES = {
     errno.ENOMEM: "Close some programs, or lower batch_size, data.image_size or data.workers",
     errno.EIO: "Look after the disk",
     errno.ESTALE: "Mount the disk again",
+    errno.ELOOP: "Take the link that leads to itself away, or choose another place",
     errno.ENOTDIR: "Choose another place, or move the file that stands where a folder should",
     errno.EISDIR: "Choose another name, or move the folder that stands where a file should",
     errno.EEXIST: "Choose another place, or move what stands there",
@@ -40,6 +41,18 @@ SHARED_MEMORY = re.compile(r"shared memory|/dev/shm|/torch_\d+|ancdata", re.I)
 FROM_WORKER = re.compile(r"Caught \w+ in (DataLoader worker process|pin memory thread)")
 OF_ERROR = re.compile(r"^[\w.]+: ", re.M)
 """The beginning of the line with which a traceback ends."""
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What moves a terminal's cursor, colours or turns around text."""
+
+
+def in_one_line(text: str) -> str:
+    """Escape what a file's name can hold that would break a line, or speak to the terminal.
+
+    Examples:
+        >>> print(in_one_line("a\\nb.png cannot be read"))
+        a\\nb.png cannot be read
+    """
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager
@@ -114,7 +127,7 @@ def explain(error: BaseException) -> str | None:
 def _of_system(error: OSError) -> str:
     place = error.filename2 or error.filename
     remedy = REMEDIES.get(error.errno or 0, "Mend this, or choose another place")
-    return f"{f'{place}: ' if place is not None else ''}{error.strerror}. {remedy}."
+    return f"{f'{place!s:.300}: ' if place is not None else ''}{error.strerror}. {remedy}."
 
 
 def _of_torch(text: str) -> str | None:

@@ -18,6 +18,7 @@ logger = logging.getLogger("pml_slade")
 NAME = "run.lock"
 FAR = 1 << 20
 """Byte that is locked where there is no fcntl; those before it can be read by others."""
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # what a stranger's link leads to would be emptied
 _held: set[Path] = set()
 """Files of this process: its own locks would not stop it."""
 
@@ -43,7 +44,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         Traceback (most recent call last):
         pml_slade.exceptions.ConfigError: output: ... is in use by process ...
     """
-    file = Path(folder).resolve() / NAME
+    file = Path(os.path.realpath(folder), NAME)
     if file in _held:
         raise _in_use(file, _owner())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def check_free(folder: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: says which run holds it.
     """
-    file = Path(folder).resolve() / NAME
+    file = Path(os.path.realpath(folder), NAME)
     if file in _held:  # to open and close it once more would free it
         raise _in_use(file, _owner())
     try:
@@ -83,7 +84,7 @@ def check_free(folder: str | os.PathLike[str]) -> None:
 def _acquire(file: Path) -> int:
     """Open and lock a file, and write into it who holds it."""
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         try:
             _lock(handle, file)
             if _is_still(file, handle):

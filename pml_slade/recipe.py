@@ -108,7 +108,7 @@ def _settings(kind: Any, settings: dict[str, Any]) -> Any:
     try:
         return kind(**settings)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(e, kind) for e in error.errors())) from None
+        raise ConfigError("; ".join(explain(e, kind) for e in error.errors())) from None
 
 
 def _job(

@@ -19,8 +19,8 @@ from .strangers import read_json
 
 VECTORS, NAMES = "images.faiss", "images.json"
 FORMAT = 1
-MOST_NAMES = 1 << 27
-"""Bytes of the file of names."""
+NAME_BYTES = 1 << 12
+"""Of the file of names for each vector, at most, and 16 times as many for all."""
 HEAD = struct.Struct("<4siqqq?iQ")
 """Of faiss' file of a flat index: kind, size, number, two of no use, trained, metric, values."""
 KINDS = (b"IxFI", b"IxFl")
@@ -179,8 +179,8 @@ class ImageIndex:
                 f"There is no index {folder}: write one with `pml-slade index RUN FOLDER -o {folder}`."
             )
         try:
-            facts = _facts(read_json(folder / NAMES, MOST_NAMES))
             found = _vectors_in(folder / VECTORS)
+            facts = _facts(read_json(folder / NAMES, most=(16 + found) * NAME_BYTES))
             if found != len(facts["names"]):
                 raise CheckpointError(
                     f"The index {folder} has {found} vectors and {len(facts['names'])} names: writing it "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,59 @@ MOST_BYTES = 1 << 24
 """Of a file of text in a run's folder."""
 
 
+def check_file(file: Path) -> None:
+    """Refuse a pipe or a device, which would be waited for, or never ends.
+
+    Raises:
+        ValueError: it is there, and no file.
+
+    Examples:
+        >>> check_file(Path("/dev/zero"))
+        Traceback (most recent call last):
+        ValueError: it is no regular file
+    """
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no regular file")
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Make sure that what lies in a folder are files and folders, and that no link leads out of it.
+
+    Args:
+        folder: may be a link itself.
+        names: of what is looked at in it, with all that is below.
+
+    Raises:
+        ValueError: says what there is.
+    """
+    root = os.path.realpath(folder)
+    for path in (path for name in names for path in _all_of(folder / name)):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            raise ValueError(f"{path} is a link that leads out of {folder}")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is no regular file")
+
+
+def _all_of(path: Path) -> Iterator[Path]:
+    """A path and all below it; links are not followed."""
+    yield path
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in [*folders, *files])
+
+
 def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     """Read a file that may have grown beyond what it should be.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has more than `most` bytes.
+        ValueError: it is no regular file, or has more than `most` bytes.
 
     Examples:
         >>> read_bytes(Path(__file__), most=10)
         Traceback (most recent call last):
         ValueError: it has more than 10 bytes
     """
+    check_file(file)
     with file.open("rb") as opened:
         content = opened.read(most + 1)
     if len(content) > most:

@@ -140,3 +140,13 @@ def test_of_many_processes_one_holds_it_at_a_time(tmp_path):
     for process in processes:
         process.join()
     assert (tmp_path / "number").read_text() == "20"
+
+
+def test_what_a_link_in_place_of_the_lock_leads_to_is_left_as_it_is(tmp_path):
+    theirs, folder = tmp_path / "notes", tmp_path / "run"
+    theirs.write_text("mine")
+    folder.mkdir()
+    (folder / "run.lock").symlink_to(theirs)
+    with pytest.raises(OSError, match=r"run\.lock"), locked(folder):
+        pass
+    assert theirs.read_text() == "mine"

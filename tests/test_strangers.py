@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 
@@ -13,7 +14,7 @@ import torch
 from pml_slade.datasets.features import read_shard
 from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.searching import ImageIndex
-from pml_slade.strangers import check_zip, read_bytes, read_json
+from pml_slade.strangers import check_file, check_zip, read_bytes, read_json
 
 HUGE = 1 << 40
 
@@ -70,3 +71,10 @@ def test_an_index_that_is_not_as_long_as_it_says_is_refused_before_faiss_reads_i
     monkeypatch.setattr(faiss, "deserialize_index", None)
     with pytest.raises(CheckpointError, match="is damaged"):
         ImageIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_bytes, read_json, check_file])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="no regular file"):
+        read(tmp_path / "pipe")

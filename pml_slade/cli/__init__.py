@@ -1,12 +1,15 @@
 """The command line: a thin front to the package. Torch and its like are imported by what needs them."""
 
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import typer
 
 from ..exceptions import SladeError
-from ..faults import told
+from ..faults import in_one_line, told
 from . import checking, comparing, exporting, images, reporting, searching, settings, training
 
 app = typer.Typer(
@@ -55,12 +58,23 @@ def main() -> None:
     """Run the command line; errors made for people come without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no errors
+            with suppress(OSError):  # it is closed
+                stream.reconfigure(
+                    errors="backslashreplace"
+                )  # names that a terminal cannot show are no errors
+    sys.unraisablehook = _without_loaders
+    warnings.filterwarnings("ignore", module="PIL")  # of what it can read all the same
     sys.path.insert(0, "")  # where methods of your own are looked for, as `python -m` does
     try:
         with told():
             app()
     except SladeError as error:
         typer.secho("error: ", fg="red", err=True, nl=False)
-        typer.echo(str(error), err=True)
+        typer.echo(in_one_line(str(error)), err=True)
         raise SystemExit(2) from None
+
+
+def _without_loaders(unraisable: Any) -> None:
+    """Say what went wrong unseen, but for torch's loaders, which stumble when they could not begin."""
+    if "DataLoader" not in repr(unraisable.object):
+        sys.__unraisablehook__(unraisable)

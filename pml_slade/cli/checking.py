@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..faults import in_one_line
 from .options import Quiet, start_log
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ def check(
         bad += len(found.unreadable)
         names += images.names()
         looks += looked
-        typer.echo(f"{folder}: {_overview(images, looked)}")
+        _say(f"{folder}: {_overview(images, looked)}")
         for line in [*_lines(images, found), *_prospects(images, found)]:
-            typer.echo(f"  {line}")
+            _say(f"  {line}")
     for i, first in duplicates(ImageDataset(names), looks).items():
-        typer.echo(f"duplicate: {names[i]} = {names[first]}")
+        _say(f"duplicate: {names[i]} = {names[first]}")
     if bad:
         raise typer.Exit(1)
+
+
+def _say(text: str) -> None:
+    typer.echo(in_one_line(text))
 
 
 def open_as_it_is(path: Path) -> ImageDataset:

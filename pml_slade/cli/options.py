@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..exceptions import ConfigError
+from ..faults import in_one_line
 from ..presets import preset_names
 from ..stopping import Stopped, obeyed
 
@@ -71,6 +72,15 @@ def settings(
     return config
 
 
+class OneLine(logging.Formatter):
+    """Warnings may name files, whose names may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format as usual, then escape what is no text."""
+        said = super().format(record)
+        return in_one_line(said) if record.levelno >= logging.WARNING else said
+
+
 def start_log(quiet: bool, verbose: bool = False) -> None:
     """Write the package's log to standard error, as much of it as was asked for."""
     from rich.console import Console
@@ -82,7 +92,9 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
     handler: logging.Handler = RichHandler(console=screen, show_path=False, show_time=False)
     if not screen.is_terminal:  # in a file, a message is a line
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    else:
+        handler.setFormatter(OneLine())
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]

@@ -57,6 +57,8 @@ def check_place(path: Path, folder: bool = False) -> None:
         raise ConfigError(f"output: {path} is a file; give the name of a folder.")
     if path.is_dir() and not folder:
         raise ConfigError(f"output: {path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file() and not folder:
+        raise ConfigError(f"output: {path} is no regular file; give another name.")
     _check_folder(path if path.is_dir() else path.absolute().parent, path)
 
 

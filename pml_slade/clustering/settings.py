@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Method = Literal["kmeans", "ward"]
+MOST_SEED = (1 << 31) - 1
+"""That faiss takes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class ClusteringSettings:
             raise ConfigError(f"whitening must be a power in [0, 1], got {self.whitening!r}.")
         for name, least in (("min_cluster_size", 1), ("seed", 0), ("niter", 1), ("nredo", 1)):
             check_int(name, getattr(self, name), at_least=least)
+        if self.seed > MOST_SEED:
+            raise ConfigError(f"seed must be at most {MOST_SEED}, got {self.seed}.")
         for name in ("num_neighbours", "max_points_per_centroid", "max_ward_points"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), at_least=1)

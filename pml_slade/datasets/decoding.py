@@ -86,6 +86,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # older Pillow opens 16-bit PNG as 32-bit "I"
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(np.rint(grey / SIXTEEN_BIT_TO_EIGHT).astype(np.uint8))
+    elif image.mode == "LAB":  # no direct way to L
+        image = image.convert("RGB")
     elif image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("LA") if image.mode == "La" else image  # no direct way to RGBA
         image = image.convert("RGBA")

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +16,18 @@ from PIL import Image
 from ..exceptions import ConfigError
 from .images import ImageDataset
 
-SIDE, COARSE, FINE = 40, 16, 32
-"""Sides of the thumbnails that are kept, and of those that find candidates and verify them."""
+SIDE, FINE, COARSE = 40, 32, 8
+"""Sides of the thumbnails that are kept, of those that are compared, and of those that find candidates."""
 VIEWS = (1.0, 0.9, 0.8)
 """Sides of an image's middle part that are compared with a whole image, for crops."""
 MIN_SIMILARITY = 0.98
 """Correlation of the fine thumbnails from which two images are near-duplicates."""
-COARSE_SLACK = 0.03
-"""How much lower the coarse correlation of a candidate may be."""
 MIN_CONTRAST = 4.0
 """Standard deviation of the grey values (0 to 255) below which an image is blank: never near."""
+ROUNDING = 1e-5
 BLOCK = 1024
+CHUNK = 64
+"""Images that a thread decodes at a time."""
 EXAMPLES = 3
 
 
@@ -72,7 +74,7 @@ class DuplicateReport:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What is kept of images to look for them elsewhere, about 2 kB of each.
+    """What is kept of images to look for them elsewhere, about 2.5 kB of each.
 
     Attributes:
         images: the dataset.
@@ -83,6 +85,12 @@ class Thumbnails:
     images: ImageDataset
     digests: list[bytes]
     grey: np.ndarray
+
+    @cached_property
+    def coarse(self) -> dict[float, np.ndarray]:
+        """By share of `VIEWS`, what finds candidates, see `_coarse`."""
+        blocks = [self.grey[i : i + BLOCK] for i in range(0, max(len(self.grey), 1), BLOCK)]
+        return {share: np.concatenate([_coarse(block, share) for block in blocks]) for share in VIEWS}
 
     @classmethod
     def of(cls, images: ImageDataset, mode: str, threads: int = 4) -> Thumbnails:
@@ -96,15 +104,17 @@ class Thumbnails:
         Raises:
             DataError: An image cannot be read.
         """
+
+        def read(start: int) -> list[tuple[bytes, np.ndarray]]:
+            chunk = range(start, min(start + CHUNK, len(images)))
+            return [_thumbnail(images.image(i).convert(mode)) for i in chunk]
+
         digests, grey = [], np.empty((len(images), SIDE, SIDE), dtype=np.uint8)
         with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(images), BLOCK):  # map alone would queue every image at once
-                chunk = range(start, min(start + BLOCK, len(images)))
-                for index, (digest, thumbnail) in zip(
-                    chunk, pool.map(lambda i: _thumbnail(images.image(i).convert(mode)), chunk)
-                ):
-                    digests.append(digest)
-                    grey[index] = thumbnail
+            found = chain.from_iterable(pool.map(read, range(0, len(images), CHUNK)))
+            for index, (digest, thumbnail) in enumerate(found):
+                digests.append(digest)
+                grey[index] = thumbnail
         return cls(images, digests, grey)
 
 
@@ -157,7 +167,7 @@ def match(a: Thumbnails, b: Thumbnails, min_similarity: float = MIN_SIMILARITY) 
         for i, digest in enumerate(a.digests)
         if digest in where_b
     }
-    for pair in _near(a.grey, b.grey, min_similarity):
+    for pair in _near(a, b, min_similarity):
         found.setdefault(pair.a, pair)
     pairs = tuple(found[i] for i in sorted(found))
     examples = tuple(
@@ -174,21 +184,20 @@ def _thumbnail(image: Image.Image) -> tuple[bytes, np.ndarray]:
     return digest.digest(), np.asarray(small)
 
 
-def _near(a: np.ndarray, b: np.ndarray, min_similarity: float) -> Iterator[DuplicatePair]:
+def _near(a: Thumbnails, b: Thumbnails, min_similarity: float) -> Iterator[DuplicatePair]:
     """The most similar image of `b` for each one of `a` that has any, by blocks of `a`."""
-    if not len(b):
+    if not len(b.grey):
         return
-    coarse_b = {share: _view(b, share, COARSE) for share in VIEWS}
-    for start in range(0, len(a), BLOCK):
-        block = a[start : start + BLOCK]
+    for start in range(0, len(a.grey), BLOCK):
+        block = slice(start, start + BLOCK)
         best: dict[int, tuple[float, int]] = {}
         for ours, theirs in [(1.0, share) for share in VIEWS] + [(share, 1.0) for share in VIEWS[1:]]:
-            coarse = _view(block, ours, COARSE) @ coarse_b[theirs].T
-            for row in np.flatnonzero(coarse.max(axis=1) >= min_similarity - COARSE_SLACK).tolist():
-                candidates = np.flatnonzero(coarse[row] >= min_similarity - COARSE_SLACK)
+            bound = a.coarse[ours][block] @ b.coarse[theirs].T + ROUNDING
+            for row in np.flatnonzero(bound.max(axis=1) >= min_similarity).tolist():
+                candidates = np.flatnonzero(bound[row] >= min_similarity)
                 # The likeliest BLOCK are enough: one has to be found, not all.
-                candidates = candidates[np.argsort(-coarse[row, candidates], kind="stable")][:BLOCK]
-                fine = _view(b[candidates], theirs, FINE) @ _view(block[row : row + 1], ours, FINE)[0]
+                candidates = candidates[np.argsort(-bound[row, candidates], kind="stable")][:BLOCK]
+                fine = _view(b.grey[candidates], theirs) @ _view(a.grey[[start + row]], ours)[0]
                 likeliest = int(fine.argmax())
                 found = (min(float(fine[likeliest]), 1.0), int(candidates[likeliest]))
                 if found[0] >= min_similarity and found[0] > best.get(row, (0.0, 0))[0]:
@@ -197,21 +206,37 @@ def _near(a: np.ndarray, b: np.ndarray, min_similarity: float) -> Iterator[Dupli
             yield DuplicatePair(start + row, other, "near", similarity)
 
 
-def _view(thumbnails: np.ndarray, share: float, side: int) -> np.ndarray:
-    """The middle of thumbnails, resized to (N, side * side), of mean 0 and norm 1, so that products are
+def _view(thumbnails: np.ndarray, share: float) -> np.ndarray:
+    """The middle of thumbnails, resized to (N, FINE * FINE), of mean 0 and norm 1, so that products are
     correlations; blank ones become 0."""
-    resize = _resizing(share, side)
+    resize = _resizing(share)
     values = (resize @ thumbnails.astype(np.float32) @ resize.T).reshape(len(thumbnails), -1)
-    centred = values - values.mean(axis=1, keepdims=True, dtype=np.float32)
-    spread = np.linalg.norm(centred, axis=1, keepdims=True)
-    blank = spread < MIN_CONTRAST * side
-    return np.where(blank, 0, centred / np.maximum(spread, 1e-6)).astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True, dtype=np.float32)
+    spread = np.linalg.norm(values, axis=1, keepdims=True)
+    return values * np.where(spread < MIN_CONTRAST * FINE, 0, 1 / np.maximum(spread, 1e-6))
+
+
+def _coarse(thumbnails: np.ndarray, share: float) -> np.ndarray:
+    """Views averaged to COARSE x COARSE, and the norm of what this leaves out, (N, COARSE * COARSE + 1):
+    by Cauchy-Schwarz, products of these are no less than those of the views, but for rounding."""
+    view = _view(thumbnails, share)
+    averages = view @ _averaging()
+    left_out = (view**2).sum(axis=1) - (averages**2).sum(axis=1)
+    return np.column_stack([averages, np.sqrt(np.maximum(left_out, 0))])
 
 
 @cache
-def _resizing(share: float, side: int) -> np.ndarray:
-    """A matrix that averages the middle `share` of SIDE values to `side` of them."""
-    edges = SIDE * (0.5 + share * (np.arange(side + 1) / side - 0.5))
+def _averaging() -> np.ndarray:
+    """Orthonormal columns (FINE * FINE, COARSE * COARSE), each over a square of pixels."""
+    step = FINE // COARSE
+    line = np.kron(np.eye(COARSE), np.ones((step, 1)))
+    return (np.kron(line, line) / step).astype(np.float32)
+
+
+@cache
+def _resizing(share: float) -> np.ndarray:
+    """A matrix that averages the middle `share` of SIDE values to FINE of them."""
+    edges = SIDE * (0.5 + share * (np.arange(FINE + 1) / FINE - 0.5))
     pixels = np.arange(SIDE)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = np.maximum(overlap, 0)

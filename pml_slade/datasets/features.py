@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..checkpoints import free_space, write_array_atomic, write_json_atomic
+from ..checkpoints import as_size, free_space, write_array_atomic, write_json_atomic
 from ..exceptions import ConfigError
-from ..strangers import read_json
+from ..strangers import check_file, read_json
 from .fingerprints import content_keys
 from .images import NO_LABEL, ImageDataset
 from .redrawing import CollateViews
@@ -85,9 +85,8 @@ class FeatureStore:
         if needed > free:
             raise ConfigError(
                 f"model.features: what the frozen part of the trunk gives for {images} images takes "
-                f"{needed / 2**30:.1f} GiB, and {there} has {free / 2**30:.1f} free. Give a folder on "
-                "another disk, fewer model.feature_views, model.train=head, or model.train=all, which keeps "
-                "nothing."
+                f"{as_size(needed)}, and {there} has {as_size(free)} free. Give a folder on another disk, "
+                "fewer model.feature_views, model.train=head, or model.train=all, which keeps nothing."
             )
 
     def _write(self, keys: list[str], features: np.ndarray) -> None:
@@ -114,6 +113,7 @@ def read_shard(file: Path, shape: tuple[int, int]) -> tuple[list[str], np.ndarra
     """
     try:
         keys = read_json(file)
+        check_file(file.with_suffix(".npy"))
         features = np.load(file.with_suffix(".npy"), mmap_mode="r")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise ValueError("it must list images")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..checkpoints import unescaped
 from ..exceptions import DataError
+from ..strangers import check_file
 from .images import ImageDataset
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -66,6 +67,12 @@ def image_csv(
     if table.empty:
         raise DataError(f"{str(source)!r} lists no images below its header")
     _refuse(source, table.index[table[path_column] == ""], "no path", "fill it in")
+    _refuse(
+        source,
+        table.index[table[path_column].str.contains("\0", regex=False)],
+        "NUL in their path",
+        "write the list again",
+    )
     base = source.parent if root is None else Path(root)
     paths = [_found(base / name) for name in table[path_column]]
     _refuse_repeated(source, paths, table.index)
@@ -92,6 +99,7 @@ def image_csv(
 def _read_table(source: Path) -> pd.DataFrame:
     separator = "\t" if source.suffix.lower() == ".tsv" else ","
     try:
+        check_file(source)
         # As text throughout: a class named "NA" or "007" stays what it is. Blank lines stay until
         # the line numbers of messages no longer need them.
         table = pd.read_csv(

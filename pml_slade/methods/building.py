@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -42,13 +44,36 @@ def build_named(config: NamedConfig, module: ModuleType, key: str, **known: Any)
         near = difflib.get_close_matches(config.name, names, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{key}.name: {module.__name__} has no {config.name}; did you mean {near}?")
     kind = getattr(module, config.name)
-    asked = inspect.signature(kind.__init__).parameters
+    asked = _parameters(kind)
     arguments = {k: v for k, v in known.items() if k in asked} | config.arguments
     try:
         built: torch.nn.Module = kind(**arguments)
-    except (TypeError, ValueError, AssertionError) as error:
+        _try(built, arguments.get("embedding_size", 4))
+    except (TypeError, ValueError, AssertionError, AttributeError, KeyError) as error:
         raise ConfigError(f"{key}: {config.name} refused {arguments}: {error}") from None
     return built
+
+
+def _parameters(kind: type) -> set[str]:
+    """What a class is made from, and what it passes on to those that it is a kind of."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        parameters = inspect.signature(each.__init__).parameters  # type: ignore[misc]
+        names |= parameters.keys()
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names
+
+
+def _try(built: torch.nn.Module, embedding_size: Any) -> None:
+    """Call a loss or a miner once, since many keep arguments of any type without a look.
+
+    Raises:
+        TypeError: an argument is of a type that it cannot work with; AttributeError: likewise.
+    """
+    batch = torch.linspace(-1, 1, 8 * embedding_size).view(8, embedding_size)
+    with suppress(ValueError, RuntimeError, AssertionError):  # it asks for another batch
+        copy.deepcopy(built)(batch, torch.arange(8) // 2)
 
 
 def build_loss(config: NamedConfig, key: str, **known: Any) -> torch.nn.Module:

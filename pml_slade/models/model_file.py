@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pml_slade.checkpoints import write_atomic
 from pml_slade.exceptions import CheckpointError
+from pml_slade.strangers import check_file
 
 _FORMAT = 1
 _KEY = "pml_slade"
@@ -25,6 +26,11 @@ def write_model_file(path: Path, meta: str, tensors: Mapping[str, Tensor]) -> No
     write_atomic(path, safetensors.torch.save(dict(tensors), {_KEY: json.dumps(envelope)}))
 
 
+def _opened(path: Path) -> Any:
+    check_file(path)
+    return safetensors.safe_open(path, framework="pt")
+
+
 def read_model_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """Read a safetensors file; one of ours is verified.
 
@@ -35,10 +41,10 @@ def read_model_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
         CheckpointError: the file is damaged, no safetensors file, or of a newer format.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             envelope = _envelope(path, file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
     if envelope is None:
         return None, tensors
@@ -52,13 +58,13 @@ def read_model_file(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
 def read_shapes(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """Read the description, not verified, and tensors without values, for which no memory is needed."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             envelope = _envelope(path, file.metadata())
             shapes = {
                 key: torch.empty(file.get_slice(key).get_shape(), device="meta")
                 for key in file.keys()  # noqa: SIM118
             }
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _damaged(path, error) from error
     return None if envelope is None else json.loads(envelope["meta"]), shapes
 
@@ -66,9 +72,9 @@ def read_shapes(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
 def read_model_meta(path: Path) -> dict[str, Any] | None:
     """Read the description alone, not verified; None where the file is not one of `write_model_file`."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             envelope = _envelope(path, file.metadata())
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return None if envelope is None else json.loads(envelope["meta"])
 

@@ -14,7 +14,7 @@ from ..exceptions import CheckpointError, ConfigError
 from ..methods import METHODS
 from ..running.loading import load_config
 from ..running.pool import PoolFacts
-from ..running.rows import Result, read_json, read_results
+from ..running.rows import Result, check_run, read_json, read_results
 from ..running.settings import Config
 from ..running.verdict import verdict
 from ..strangers import read_bytes
@@ -60,6 +60,7 @@ class RunFolder:
                     "row or more."
                 )
         found, environment = read_results(path / "results.json"), path / "environment.json"
+        check_run(path, [result.row for result in found])
         config = _config(path / "config.yaml")
         results = [asdict(result) for result in found]
         return cls(

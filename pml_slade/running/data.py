@@ -283,6 +283,16 @@ def check_batches(config: Config, splits: Splits) -> None:
         )
     if found:
         raise DataError("; ".join(found) + ".")
+    for stage in sorted({method.stage for method in config.chosen if method.trains}):
+        size = getattr(config, stage).batch_size
+        if size > len(splits.labeled):
+            logger.warning(
+                "%s.batch_size=%d is more than the %d labeled images: each step sees some more than once. "
+                "Lower it.",
+                stage,
+                size,
+                len(splits.labeled),
+            )
 
 
 def check_evaluation(splits: Splits) -> None:

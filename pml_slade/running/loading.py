@@ -70,7 +70,7 @@ def load_config(
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(e, Config) for e in error.errors())) from None
+        raise ConfigError("; ".join(explain(e, Config) for e in error.errors())) from None
 
 
 def _read(source: str | Path) -> dict[str, Any]:
@@ -79,8 +79,10 @@ def _read(source: str | Path) -> dict[str, Any]:
     elif Path(source).is_file():
         try:
             text = read_bytes(Path(source), MOST_TEXT).decode()
-        except ValueError:
-            raise ConfigError(f"config: {source} is not a text file; give a YAML file.") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"config: {source} is not a text file; give a YAML file in UTF-8.") from None
+        except ValueError as error:
+            raise ConfigError(f"config: {source}: {error}; give a YAML file of settings.") from None
     else:
         raise ConfigError(f"config: no file {source}, and no preset of that name; presets: {preset_names()}.")
     values = _parse(text, str(source)) or {}
@@ -116,7 +118,8 @@ def _parse(text: str, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, where YAML 1.1 wants a dot in it, and that cannot grow by aliases."""
+    """YAML that reads 1e-3 as a number, where YAML 1.1 wants a dot in it, that cannot grow by aliases, and in
+    which no key stands twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -124,6 +127,16 @@ class _Loader(yaml.SafeLoader):
                 None, None, "aliases are not read", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r:.50} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -133,10 +146,7 @@ _Loader.add_implicit_resolver(
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        below = values.setdefault(key, {})
-        if not isinstance(below, dict):
-            below = values[key] = {}
-        values = below
+        values = _section(values, key)
     values[keys[-1]] = value
 
 
@@ -146,10 +156,20 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> None:
         whole = (
             not isinstance(value, dict) or "name" in value or key in ("optimizer_arguments", "trunk_options")
         )
-        if not whole and isinstance(below.get(key), dict):
-            _merge(below[key], value)
-        else:
+        if whole:
             below[key] = value
+        else:
+            _merge(_section(below, key), value)
+
+
+def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The settings below a key, which is made where there is none."""
+    if values.get(key) is None:
+        values[key] = {}
+    if not isinstance(values[key], dict):
+        raise ConfigError(f"{key} must hold settings by name, got {values[key]!r:.50}.")
+    section: dict[str, Any] = values[key]
+    return section
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

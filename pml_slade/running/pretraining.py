@@ -32,7 +32,7 @@ from ..pretraining.views import local_size
 from ..runtime import Runtime
 from .data import build_pretraining_images, build_runtime
 from .models import build_trunk_input
-from .rows import Inputs, Row, keep_lists, pretraining_settings
+from .rows import Inputs, Row, check_run, keep_lists, pretraining_settings
 from .settings import Config
 from .stages import Stage, Validate, run_stage
 from .tracking import Tracking, build_tracking
@@ -57,6 +57,7 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         ConfigError: settings that do not fit; the folder holds this stage with other settings or images.
         DataError: images that cannot be used.
     """
+    check_run(config.output, [])
     check_free(config.output)
     tracking = build_tracking(config, progress)
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ OF_EVERY_ROW = (
 """Settings that every row depends on. Where images lie is none of them: the images are compared."""
 MOST_LISTED = 1 << 27
 """Bytes of a list of images, unpacked."""
+MOST_COUNTED = 1 << 63
+"""Steps, or images in them."""
 KEY = re.compile(r"\w[\w-]*")
 """Of a row, which is the name of its folder."""
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -53,6 +55,11 @@ RESULT: dict[str, tuple[type, ...]] = {
     "validation_classes": (list, NONE),
 }
 """What the files of a row hold, see `Inputs` and `run.Result`."""
+OF_A_RUN = (
+    *("config.yaml", "results.json", "environment.json", "model.safetensors", "README.md", "report.html"),
+    *("pool.npy", "pool.json", "left_out.csv", "run.lock", "images", "pretraining"),
+)
+"""What lies in a run's folder beside the folders of its rows."""
 OURS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 """Names of files that a killed run was about to write."""
 
@@ -143,7 +150,7 @@ class Row:
         other_start = now.starts_from is not None and before.starts_from not in (None, now.starts_from)
         if self.failed or (not images and not other_start and _is_further(settings, now.settings)):
             return
-        changes = [f"{key}: {value!r}, now {now.settings[key]!r}" for key, value in settings.items()]
+        changes = [f"{key}: {value!r:.80}, now {now.settings[key]!r}" for key, value in settings.items()]
         if other_start:
             changes.append("the model that it starts from has other weights now")
         if changes or images:
@@ -255,6 +262,7 @@ def read_list(run: Path, part: str, number: str) -> list[str] | None:
     if not file.exists():
         return None
     try:
+        strangers.check_file(file)
         with gzip.open(file) as opened:
             content = opened.read(MOST_LISTED + 1)
         if len(content) > MOST_LISTED:
@@ -272,6 +280,22 @@ def clear_leftovers(folder: Path) -> None:
     for file in folder.rglob(".*.tmp") if folder.is_dir() else ():
         if OURS.fullmatch(file.name):
             file.unlink(missing_ok=True)
+
+
+def check_run(run: Path, rows: Iterable[str]) -> None:
+    """Make sure that nothing is read from, or written to, a place outside of a run's folder.
+
+    Args:
+        run: its folder.
+        rows: keys of its rows.
+
+    Raises:
+        CheckpointError: there is a link that leads out, or something else than files and folders.
+    """
+    try:
+        strangers.check_folder(run, [*OF_A_RUN, *rows])
+    except ValueError as error:
+        raise CheckpointError(f"{error}. Put files in its place, or delete it.") from None
 
 
 def read_json(file: Path) -> Any:
@@ -309,8 +333,10 @@ def _checked_result(file: Path, found: Any) -> dict[str, Any]:
         if figures is not None and figures.keys() != FIGURES:
             raise _damaged(file, "its figures are none")
         numbers += [] if figures is None else figures.values()
-    if not all(isinstance(value, (int, float)) for value in numbers):
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 100 for value in numbers):
         raise _damaged(file, "its figures are none")
+    if not all(0 <= result[count] < MOST_COUNTED for count in ("steps", "images")):
+        raise _damaged(file, "its numbers of steps and images are none")
     return result
 
 
@@ -385,6 +411,7 @@ def _is_further(changed: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return (
         not others
         and name == "steps"
+        and isinstance(changed[key], int)
         and now[key] > changed[key]
         and now.get(f"{stage}.schedule") == "constant"
         and now.get(f"{stage}.iterations", 1) == 1

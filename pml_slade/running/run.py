@@ -43,7 +43,7 @@ from .models import (
     starts_principal,
 )
 from .pool import PoolFacts, look_at_pool, pool_learned_from
-from .rows import Inputs, Result, Row, clear_leftovers, keep_lists, list_parts, row_settings
+from .rows import Inputs, Result, Row, check_run, clear_leftovers, keep_lists, list_parts, row_settings
 from .settings import Config
 from .stages import Metrics, Stage, Validation, check_space, run_stage
 from .teachers import check_teacher_of, teacher_file
@@ -78,6 +78,7 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
+        check_run(self.folder, [method.key for method in config.chosen])
         check_free(self.folder)
         self.tracking = build_tracking(config, progress)
         check_model(config)

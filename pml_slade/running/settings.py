@@ -17,11 +17,14 @@ from pydantic import (
     model_validator,
 )
 
+from ..checkpoints import escaped
+from ..clustering.settings import MOST_SEED
 from ..methods import METHODS, Method, PoolMethod, find_method
 from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
 from ..methods.teacher import Teacher
 
 USUAL_TRUNK = "resnet50"
+MOST_WORKERS = 512
 PHOTOGRAPHS: dict[str, Any] = {
     "epoch_steps": 50,
     "teacher": {"steps": 50, "lr": 1e-4},
@@ -108,6 +111,7 @@ class DataConfig(Section):
     workers: int | None = Field(
         None,
         ge=0,
+        le=MOST_WORKERS,
         description="processes that read images; null: one for each processor for image files, none for "
         "drawings",
     )
@@ -263,7 +267,7 @@ class Config(Section):
     """A whole run."""
 
     output: Path = Field(Path("runs/run"), description="folder of the run; repeat the command to resume it")
-    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="seed of all random numbers")
     device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: the first GPU if there is one")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto", description="of the models; losses are in float32; auto: bf16 on a GPU that has it, else fp32"
@@ -352,6 +356,17 @@ class Config(Section):
                 stage.setdefault("embedder_lr", EMBEDDER_RATE * stage["lr"])
         return {"epoch_steps": PHOTOGRAPHS["epoch_steps"], **values, **stages}
 
+    @field_validator("output")
+    @classmethod
+    def _named_in_utf8(cls, value: Path) -> Path:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"output: {escaped(str(value))} is no UTF-8, which records need; give another name"
+            ) from None
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         self._fill_in()
@@ -426,7 +441,7 @@ class Config(Section):
                 setattr(self.methods, key, method.Settings.model_validate(dumped))
             except ValidationError as error:
                 wrong = [explain(e, method.Settings, f"methods.{key}.") for e in error.errors()]
-                raise ValueError("\n".join(wrong)) from None
+                raise ValueError("; ".join(wrong)) from None
 
     def _check_data(self) -> None:
         if self.data.kind != "images":

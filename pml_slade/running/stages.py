@@ -17,7 +17,7 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from tqdm import tqdm
 
 from ..averages import ModelAverage
-from ..checkpoints import Checkpoints, free_space
+from ..checkpoints import Checkpoints, as_size, free_space
 from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
 from ..evaluation import interval
@@ -284,8 +284,8 @@ def check_space(folder: Path, what: str, parts: Iterable[torch.nn.Module], stage
     there, free = free_space(folder)
     if needed > free:
         raise MachineError(
-            f"{there}: checkpoints of {what} take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are "
-            "free. Free some, or give another output folder."
+            f"{there}: checkpoints of {what} take about {as_size(needed)}, and {as_size(free)} are free. "
+            "Free some, or give another output folder."
         )
 
 

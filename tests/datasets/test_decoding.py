@@ -40,10 +40,17 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
     assert np.asarray(read_image(tmp_path / f"deep.{suffix}", "L")).tolist() == [[0, 1, 128, 255]]
 
 
+@pytest.mark.parametrize("asked", ["RGB", "L"])
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "HSV", "L", "RGB"])
-def test_white_stays_white_from_any_mode(mode):
+def test_white_stays_white_from_any_mode(mode, asked):
     white = Image.new("RGB", (3, 3), "white").convert(mode)
-    assert np.asarray(to_mode(white, "RGB")).min() == 255
+    assert np.asarray(to_mode(white, asked)).min() == 255
+
+
+@pytest.mark.parametrize("asked", ["RGB", "L"])
+def test_lab_becomes_what_was_asked_for(asked):
+    white = to_mode(Image.new("LAB", (3, 3), (255, 128, 128)), asked)
+    assert (white.mode, np.asarray(white).min() > 250) == (asked, True)
 
 
 def test_exif_orientation_is_applied(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from pml_slade.datasets.duplicates import find_duplicates
+from pml_slade.datasets.duplicates import VIEWS, Thumbnails, _view, find_duplicates, match
 from pml_slade.datasets.images import ImageDataset
 from pml_slade.exceptions import ConfigError, DataError
 
@@ -104,3 +104,20 @@ def test_bad_thresholds_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "pool/0.png").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"0\.png"):
         find_duplicates(pool, pool)
+
+
+def test_what_finds_candidates_loses_none():
+    noise = np.random.default_rng(0).integers(0, 256, (24, 6, 6)).astype(np.uint8)
+    images = [Image.fromarray(each).resize((50, 40), 3) for each in noise]
+    a, b = images[:10], images[10:]
+    kept = Thumbnails.of(ImageDataset(np.stack([np.asarray(each) for each in a]), mode="L"), "L")
+    other = Thumbnails.of(ImageDataset(np.stack([np.asarray(each) for each in b]), mode="L"), "L")
+    views = [(1.0, share) for share in VIEWS] + [(share, 1.0) for share in VIEWS]
+    every = [
+        _view(kept.grey, ours).astype(np.float64) @ _view(other.grey, theirs).T.astype(np.float64)
+        for ours, theirs in views
+    ]
+    best = np.max(every, axis=0)
+    expected = [(i, int(row.argmax())) for i, row in enumerate(best) if row.max() >= 0.3]
+    assert 3 < len(expected) < len(a)
+    assert [(pair.a, pair.b) for pair in match(kept, other, 0.3).pairs] == expected

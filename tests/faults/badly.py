@@ -9,9 +9,11 @@ import signal
 import time
 from functools import partial
 
+import numpy as np
 import torch
 from faults.bench import SHORT, STUDENT, case, weights
 from images import SMALL
+from PIL import Image
 from processes import Fresh, Limit
 
 from pml_slade.models import build_trunk
@@ -28,10 +30,11 @@ class Mount:
     Args:
         folder: where it lies.
         kib: its size; None: the folder itself, read-only.
+        files: how many files it holds; 0: as many as fit.
     """
 
-    def __init__(self, folder, kib=None):
-        self.folder, self.kib = str(folder).encode(), kib
+    def __init__(self, folder, kib=None, files=0):
+        self.folder, self.kib, self.files = str(folder).encode(), kib, files
 
     def __call__(self):
         system = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +47,8 @@ class Mount:
                 b"none", self.folder, None, 1 << 12 | READ_ONLY | AGAIN, None
             )
         else:
-            wrong = system.mount(b"tmpfs", self.folder, b"tmpfs", 0, f"size={self.kib}k".encode())
+            size = f"size={self.kib}k,nr_inodes={self.files}".encode()
+            wrong = system.mount(b"tmpfs", self.folder, b"tmpfs", 0, size)
         if wrong:
             raise OSError(ctypes.get_errno(), "mount")
 
@@ -90,6 +94,36 @@ def _(bench):
     return lines[-1]
 
 
+@case("unreadable image", "names with a line break and with a terminal's colours, among them a pipe's")
+def _(bench):
+    folders = bench.copied_images()
+    for name in ("new\nline.png", "\x1b[31mred.png"):
+        (folders["unlabeled"] / name).write_bytes(b"")
+    os.mkfifo(folders["unlabeled"] / "pipe.png")
+    code, lines = bench.train(folders, bench.new(), *SHORT).end()
+    assert (code, len(lines)) == (2, 2), lines
+    warning, said = lines
+    assert warning.startswith("WARNING: "), lines
+    assert "skipped 1 files that are no images (1 .png)" in warning
+    bench._has(said, ["error: 2 of 194 images", "new\\nline.png", "\\x1b[31mred.png"])
+    return said
+
+
+@case("unreadable image", "Lab, CMYK, 16-bit, Exif that is damaged, and a hundred million pixels")
+def _(bench):
+    folders = bench.copied_images()
+    pool = folders["unlabeled"]
+    grey = np.random.default_rng(0).integers(0, 1 << 16, (24, 24)).astype(np.uint16)
+    Image.new("LAB", (24, 24), (200, 100, 100)).save(pool / "lab.tiff")
+    Image.new("CMYK", (24, 24), (9, 99, 9, 9)).save(pool / "cmyk.jpg")
+    Image.fromarray(grey).save(pool / "deep.png")
+    Image.new("RGB", (24, 24)).save(pool / "exif.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08" + b"\xff" * 50)
+    Image.new("1", (10_000, 10_000)).save(pool / "large.png")
+    running = bench.train(folders, bench.new(), *SHORT)
+    bench.done(running)
+    return "read, without a word"
+
+
 @case("faults of the machine", "a file system of 300 KiB that fills")
 def _(bench):
     run = bench.new()
@@ -99,6 +133,16 @@ def _(bench):
     return bench.refused(
         bench.train(bench.images, run, *SHORT, before=Mount(run, 300)), "checkpoints of ", "Free some"
     )
+
+
+@case("faults of the machine", "a file system that has room, but not for 20 files")
+def _(bench):
+    run = bench.new()
+    run.mkdir()
+    if not can_mount():
+        return None
+    full = Mount(run, 1 << 20, files=20)
+    return bench.refused(bench.train(bench.images, run, *STUDENT, before=full), "disk is full", "df -i")
 
 
 @case("faults of the machine", "a limit on the size of files; then the same command without it")
@@ -172,11 +216,14 @@ def _(bench):
     return said
 
 
-@case("faults of the machine", "a file where the output folder should be")
+@case("faults of the machine", "a file, or a link to itself, where the output folder should be")
 def _(bench):
     file = bench.new()
     file.touch()
     bench.refused(bench.train(bench.images, file / "run", *SHORT), str(file))
+    loop = bench.new()
+    loop.symlink_to(loop)
+    bench.refused(bench.train(bench.images, loop, *SHORT), str(loop))
     return bench.refused(bench.train(bench.images, file, *SHORT), str(file))
 
 
@@ -201,6 +248,30 @@ def _(bench):
     bench.done(bench.train(bench.images, run, *SHORT))
     assert weights(run) == before
     return f"{said} / {other}"
+
+
+@case("settings of a wrong type", "each in a file: a list, yes, a word, a key twice, a number too large")
+def _(bench):
+    said = []
+    for text, words in (
+        ("data: [1, 2]", "data must hold settings"),
+        ("checkpoint_minutes: yes", "Input should be a number"),
+        (
+            "teacher: {loss: {name: ContrastiveLoss, pos_margin: wide}}",
+            "teacher.loss: ContrastiveLoss refused",
+        ),
+        ("student: {miner: {name: MultiSimilarityMiner, epsilon: [1]}}", "student.miner: "),
+        ("seed: 1\nseed: 2", "stands there twice"),
+        (f"seed: 1{'0' * 400}", "seed: "),
+        ("data: {workers: 100000}", "data.workers: "),
+    ):
+        file = bench.new("config").with_suffix(".yaml")
+        file.write_text(text)
+        small = [word for word in SMALL if word != "data.workers=0"]
+        paths = [word for part, folder in bench.images.items() for word in (f"--{part}", folder)]
+        command = ("train", "-c", file, *paths, "-o", bench.new(), *small, "rows=[teacher, slade]", "-q")
+        said.append(bench.refused(bench.command(*command), words))
+    return " / ".join(said[:3])
 
 
 @case("a student's setting that cannot work", "min_cluster_size=100, then the same command without it")

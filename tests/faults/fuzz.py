@@ -49,6 +49,8 @@ CHANGES = (
 BELOW = ("os.mkdir", "os.remove", "os.rmdir")
 """Of these, the last argument of the audit is the folder's descriptor."""
 REPORTED = ("config.yaml", "results.json", "environment.json")
+OF_LIBRARIES = tuple(Path(tempfile.gettempdir(), name) for name in ("torch", "pymp-"))
+"""Beginnings of what torch and multiprocessing, which talks to processes that read images, make there."""
 NAMES_IMAGES = ("labeled", "unlabeled", "validation", "test", "gallery", "root")
 """Settings of data that name images: a report opens these, and says so."""
 
@@ -171,13 +173,8 @@ class Fuzz:
         command = self._reader(copy, name)
         notes, used = self.bench.new("notes"), self.bench.new("used")
         images = name.name == "config.yaml" and any(word in forgery.field for word in NAMES_IMAGES)
-        watch = Watch(
-            notes,
-            self.here,
-            self.decoy,
-            (copy, used, Path(tempfile.gettempdir(), "torch"), Path.home() / ".cache"),
-            images,
-        )
+        own = (copy, used, *OF_LIBRARIES, Path.home() / ".cache")
+        watch = Watch(notes, self.here, self.decoy, own, images)
         code, lines = Forked(measured, used, *command, before=watch).end()
         wrong = notes.read_text().splitlines()
         errors = [line for line in lines if not line.startswith("WARNING: ")]

@@ -280,6 +280,35 @@ def _(bench):
     return said
 
 
+@case("strange lists", "CSV lists that are a pipe, hold a NUL, or a name of 200,000 letters")
+def _(bench):
+    root = bench.images["labeled"]
+    text = "path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in sorted(root.rglob("*.png")))
+    pipe, said = bench.new("list").with_suffix(".csv"), []
+    os.mkfifo(pipe)
+    said.append(bench.refused(bench.train(bench.images | {"labeled": pipe}, bench.new(), *SHORT), str(pipe)))
+    for more, word in (("a\0b.png,x\n", "NUL in their path"), ("x" * 200_000 + ",x\n", "name too long")):
+        listed = bench.new("list").with_suffix(".csv")
+        listed.write_text(text + more)
+        line = bench.refused(bench.train(bench.images | {"labeled": listed}, bench.new(), *SHORT), word)
+        assert len(line) < 1000
+    return said[0]
+
+
+@case("overwritten output", "`embed`, `rep, `report` and `export` onto a pipe, as onto /dev/null")
+def _(bench):
+    pipe, said = bench.new("e"), []
+    os.mkfifo(pipe)
+    for command in (
+        ("embed", bench.teacher, bench.images["test"], "--workers", 0, "-q"),
+        ("report", bench.teacher, "--workers", 0, "-q"),
+        ("export", bench.teacher, "--to", "torchscript"),
+    ):
+        said.append(bench.refused(bench.command(*command, "-o", pipe), str(pipe), "no regular file"))
+    assert pipe.is_fifo()
+    return said[0]
+
+
 @case("wrong format", "`embed -o e.csv`, and `-o e.what`")
 def _(bench):
     out = bench.new("e")

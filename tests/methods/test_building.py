@@ -87,6 +87,9 @@ def test_an_optimizer_gets_its_rate_and_decay(tmp_path, name):
         (build_loss, named("ContrastiveLoss", margine=0.5)),
         (build_loss, named("ProxyAnchorLoss")),
         (build_miner, named("MultiSimilarityMiner", epsilom=0.1)),
+        (build_loss, named("ContrastiveLoss", pos_margin="wide")),
+        (build_loss, named("TripletMarginLoss", margin=None)),
+        (build_miner, named("MultiSimilarityMiner", epsilon=[0.1])),
     ],
 )
 def test_arguments_that_pml_refuses_are_shown_with_the_key(build, config):

@@ -169,11 +169,35 @@ def test_an_unknown_key_is_refused_with_the_nearest_one_at_any_depth(typo, meant
 
 def test_all_wrong_settings_are_named_at_once():
     message = refusal("student.steps=0", "teacher.lr=-1", "sead=1")
-    assert [line.partition(":")[0] for line in sorted(message.splitlines())] == [
-        "sead",
-        "student.steps",
-        "teacher.lr",
-    ]
+    assert all(f"{key}: " in message for key in ("sead", "student.steps", "teacher.lr"))
+    assert "\n" not in message
+
+
+def test_a_file_in_which_a_key_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("teacher:\n  lr: 0.1\n  steps: 8\n  lr: 0.2\n")
+    with pytest.raises(ConfigError, match=r"'lr' stands there twice.* line 4"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("text", ["data: [1, 2]", "teacher: fast", "student: 5"])
+def test_what_is_no_mapping_is_not_lost_when_settings_are_laid_over_it(tmp_path, text):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    key = text.partition(":")[0]
+    for more in ({"overrides": [f"{key}.x=1"]}, {"values": {f"{key}.x": 1}}):
+        with pytest.raises(ConfigError, match=f"^{key} must hold settings by name"):
+            load_config(file, **more)
+
+
+@pytest.mark.parametrize("key", ["seed", "teacher.steps", "checkpoint_minutes", "data.workers", "teacher.lr"])
+def test_yes_is_no_number(key):
+    assert refusal(f"{key}=yes") == f"{key}: Input should be a number, got True"
+
+
+@pytest.mark.parametrize("override", ["seed=2147483648", "seed=1" + "0" * 400, "data.workers=100000"])
+def test_numbers_too_large_for_what_reads_them_are_refused(override):
+    assert "less than or equal" in refusal(override)
 
 
 @pytest.mark.parametrize(

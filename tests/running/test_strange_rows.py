@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 
+from pml_slade.checkpoints import write_json_atomic
 from pml_slade.datasets.fingerprints import digest
-from pml_slade.exceptions import CheckpointError
-from pml_slade.running.rows import Inputs, Row, keep_lists, read_list
+from pml_slade.exceptions import CheckpointError, ConfigError
+from pml_slade.running.rows import Inputs, Row, check_run, keep_lists, read_list
 from pml_slade.strangers import MOST_BYTES
 
 LINES = ["0\t1\t2\ta.png"]
@@ -93,6 +96,59 @@ def test_forged_fields_are_refused_or_harmless(row):
                 if found is not None:
                     assert type(value) in {type(sound[key]), bool, int, str, type(None), dict}
         (row.folder / name).write_text(json.dumps(sound))
+
+
+@pytest.mark.parametrize("value", [*STRANGE, "x" * 100_000], ids=range(12))
+def test_a_number_of_steps_of_another_kind_is_another_setting(row, value):
+    now = {"teacher.steps": 8, "teacher.schedule": "constant"}
+    write_json_atomic(row.folder / "inputs.json", SOUND | {"settings": {"teacher.steps": value}})
+    if value in (True, -1):  # fewer steps: the row is trained further
+        return row.admit(Inputs(now, SOUND["images"]), {})
+    with pytest.raises(ConfigError, match="begun with other settings") as caught:
+        row.admit(Inputs(now, SOUND["images"]), {})
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", -1),
+        ("images", 10**400),
+        ("validation_classes", [10**400]),
+        ("validation", {**FIGURES, "RP": 10**400}),
+        ("test", {**FIGURES, "RP": float("nan")}),
+    ],
+    ids=range(5),
+)
+def test_numbers_that_no_run_comes_to_are_refused(row, key, value):
+    (row.folder / "result.json").write_text(json.dumps({**RESULT, key: value}))
+    assert read(row) is None
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.lock", "images/a.gz", "slade", "slade/checkpoints"])
+@pytest.mark.parametrize("put", ["file", "folder", "nowhere", "pipe"])
+def test_links_out_of_a_run_and_pipes_in_it_are_refused(tmp_path, name, put):
+    run, out = tmp_path / "run", tmp_path / "out"
+    (run / name).parent.mkdir(parents=True)
+    if put == "pipe":
+        os.mkfifo(run / name)
+    else:
+        out.mkdir()
+        (out / "file").touch()
+        (run / name).symlink_to({"file": out / "file", "folder": out, "nowhere": tmp_path / "no"}[put])
+    with pytest.raises(CheckpointError, match=re.escape(str(run / name))):
+        check_run(run, ["slade"])
+
+
+def test_links_within_a_run_and_a_run_that_is_a_link_itself_are_no_strangers(tmp_path):
+    run = tmp_path / "run"
+    (run / "slade").mkdir(parents=True)
+    (run / "slade/model.safetensors").touch()
+    (run / "model.safetensors").symlink_to(run / "slade/model.safetensors")
+    (run / "notes").symlink_to(tmp_path / "elsewhere")  # none of ours
+    (tmp_path / "link").symlink_to(run)
+    check_run(run, ["slade"])
+    check_run(tmp_path / "link", ["slade", "teacher"])
 
 
 def test_random_damage_never_ends_in_another_error(row):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -84,9 +85,22 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    if not speaks():  # what it meets the first process meets, too
+        handler = logging.NullHandler()
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
+
+
+def speaks() -> bool:
+    """Whether this process prints: of several that torchrun started, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line, once."""
+    if speaks():
+        typer.echo(text)
 
 
 def console() -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 from torch.overrides import TorchFunctionMode
 
 from . import processes
+from .functional import at_least_float32
 
 
 @contextmanager
@@ -60,8 +61,8 @@ def batch_norm(
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, float32 (C,), over the rows of all processes."""
-    own = torch.stack(torch.var_mean(x.float(), _others(x), correction=0))
+    """Mean and variance of each channel, (C,), in float32 at least, over the rows of all processes."""
+    own = torch.stack(torch.var_mean(at_least_float32(x), _others(x), correction=0))
     parts = [torch.empty_like(own) for _ in range(processes.size())]
     distributed.all_gather(parts, own)
     var, mean = torch.stack(parts, dim=1)

@@ -125,11 +125,6 @@ def once(work: Callable[[], T]) -> T:
     return result
 
 
-def wait() -> None:
-    """Go on when the first process has come as far."""
-    once(lambda: None)
-
-
 def most(*numbers: int) -> list[int]:
     """The largest of each number among all processes."""
     if size() == 1:
@@ -138,6 +133,11 @@ def most(*numbers: int) -> list[int]:
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
     largest: list[int] = found.tolist()
     return largest
+
+
+def wait() -> None:
+    """Go on when all processes have come as far."""
+    most(0)
 
 
 def shares(count: int, batch: int) -> list[slice]:

@@ -40,7 +40,7 @@ ONLY = {
     "checkpoints": {"exceptions", "strangers"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
-    "joint_norm": {"processes"},
+    "joint_norm": {"functional", "processes"},
     "numerics": {"exceptions", "functional"},
     "processes": {"exceptions"},
     "stopping": set(),

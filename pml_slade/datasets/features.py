@@ -60,13 +60,14 @@ class FeatureStore:
         """Return where the features of each image stand; those that are not there yet are computed."""
         keys = content_keys(images)
         missing = processes.once(lambda: self._missing(keys))
-        for start in range(0, len(missing), self.shard):
+        # Each shard is one process's: what augmentation draws in it does not depend on how many there are.
+        for start in range(processes.rank() * self.shard, len(missing), processes.size() * self.shard):
             chosen = missing[start : start + self.shard]
             logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
             part = images.without_labels().subset(chosen)
-            views = [self.extract(part.with_transform(t)).astype(np.float16) for t in self.transforms]
-            if processes.is_first():
-                self._write([keys[i] for i in chosen], np.stack(views, axis=1))
+            with processes.alone():
+                views = [self.extract(part.with_transform(t)).astype(np.float16) for t in self.transforms]
+            self._write([keys[i] for i in chosen], np.stack(views, axis=1))
         processes.wait()
         self._read_shards()
         return [self._places[key] for key in keys]

@@ -42,7 +42,7 @@ def train(config, file, kill_at=None):
 def normalize(folder):
     """Batch norm of one's rows of a batch, its gradients and its statistics."""
     x, weight, bias, gradient = batch()
-    statistics = torch.zeros(3), torch.ones(3)
+    statistics = torch.zeros(3).double(), torch.ones(3).double()
     with processes.joined():
         own = slice(processes.rank() * 4, processes.rank() * 4 + 4)
         x = x[own].requires_grad_()

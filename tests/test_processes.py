@@ -195,7 +195,7 @@ def test_batch_norm_over_the_rows_of_all_is_that_of_one_process(tmp_path):
     codes, lines = end_all(together(jobs.normalize, tmp_path))
     assert (codes, lines) == ([0, 0], [])
     x, weight, bias, gradient = jobs.batch()
-    statistics = torch.zeros(3), torch.ones(3)
+    statistics = torch.zeros(3).double(), torch.ones(3).double()
     y = torch.nn.functional.batch_norm(x.requires_grad_(), *statistics, weight, bias, training=True)
     y.backward(gradient)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

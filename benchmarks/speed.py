@@ -20,10 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +46,8 @@ FAR = 100_000_000
 PER_CLASS = 100
 """Images of a class, and of a cluster, about: faiss' own rule of thumb is 39 to 256."""
 PER_FOLDER, LINKS = 1000, 50_000
+LONG = 7 * 24 * 60.0
+"""Minutes; a week."""
 Work = Callable[[], dict[str, Any]]
 Prepare = Callable[[int, int, str], Work]
 """Of the number of images, the size of their embeddings, and a device."""
@@ -89,7 +89,7 @@ def pml(embeddings: np.ndarray, labels: np.ndarray, device: str) -> Any:
 def search(embeddings: np.ndarray, labels: np.ndarray, device: str) -> Any:
     """The neighbours alone that figures are computed from."""
     index: Any = faiss.IndexFlatL2(embeddings.shape[1])
-    if device != "cpu":
+    if device != "cpu" and faiss.get_num_gpus():
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(embeddings)
     index.search(embeddings, int(np.bincount(labels).max()))
@@ -140,7 +140,7 @@ def kmeans_alone(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
         seed=0,
         min_points_per_centroid=1,
         max_points_per_centroid=len(embeddings),
-        gpu=device != "cpu",
+        gpu=device != "cpu" and faiss.get_num_gpus() > 0,
     )
     kmeans.train(embeddings)
     nearest: np.ndarray = kmeans.index.search(embeddings, 1)[1][:, 0]
@@ -215,6 +215,7 @@ class Part:
         most: images beyond which a way is left out, since it would take days or no memory suffices.
         shown: what is told of each way beside time and memory.
         sizes: numbers of images, in place of those that are asked for.
+        on_gpu: whether a GPU can do it.
     """
 
     title: str
@@ -222,6 +223,7 @@ class Part:
     most: dict[str, int] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    on_gpu: bool = True
 
 
 PARTS = {
@@ -258,6 +260,7 @@ PARTS = {
         "An epoch over image files with two loader processes",
         {"ours": of_files(lambda images: images), "list of strings": of_files(Listed)},
         shown=("in all",),
+        on_gpu=False,
     ),
 }
 
@@ -274,43 +277,73 @@ def measure(part: str, way: str, images: int, size: int, device: str) -> dict[st
 
 
 def apart(*arguments: Any) -> dict[str, Any]:
-    """`measure` in a process of its own, which begins as all others do."""
-    with ProcessPoolExecutor(1, get_context("forkserver")) as process:
-        return process.submit(measure, *arguments).result()
+    """`measure` in a process of its own, which begins as all others do; the last argument bounds its time."""
+    *asked, seconds = arguments
+    receiver, sender = Pipe(duplex=False)
+    process = get_context("fork").Process(target=lambda: sender.send(measure(*asked)))
+    process.start()
+    sender.close()
+    if not receiver.poll(seconds):
+        process.kill()
+        raise TimeoutError
+    found: dict[str, Any] = receiver.recv()
+    process.join()
+    return found
 
 
 class Kept:
-    """What was measured before, in a file."""
+    """What was measured before, in a file.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    Args:
+        file: with all of it.
+        until: when the last measurement may begin, and be stopped; by `time.monotonic`.
+    """
+
+    def __init__(self, file: Path, until: float) -> None:
+        self.file, self.until = file, until
         self.values: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
 
-    def get(self, key: str, how: Callable[[], Any]) -> Any:
-        """Return a value, which is measured and kept unless it is there."""
-        if key not in self.values:
-            self.values[key] = how()
+    def get(self, how: Callable[..., Any], *arguments: Any) -> Any:
+        """Return a value, which is measured and kept unless it is there; None: there was no time for it.
+
+        Args:
+            how: measures it, within so many seconds, its last argument.
+            arguments: its others, by which the value is known.
+        """
+        key, left = " ".join(map(str, arguments)), self.until - time.monotonic()
+        if key not in self.values and left > 0:
+            try:
+                self.values[key] = how(*arguments, left)
+            except (TimeoutError, subprocess.TimeoutExpired):
+                print(f"{key}: stopped, for want of time", file=sys.stderr, flush=True)
+                return None
             print(f"{key}: {self.values[key]}", file=sys.stderr, flush=True)
             write_json_atomic(self.file, self.values)
-        return self.values[key]
+        return self.values.get(key)
+
+
+Rows = dict[int, dict[str, dict[str, Any]]]
+"""Measurements of a part, by number of images and way."""
 
 
 def measured(
-    part: str, sizes: Sequence[int], size: int, device: str, kept: Kept
-) -> dict[int, dict[str, dict[str, Any]]]:
-    """Measurements of a part by number of images and way."""
-    ways, most = PARTS[part].ways, PARTS[part].most
-    rows: dict[int, dict[str, dict[str, Any]]] = {}
-    for images in PARTS[part].sizes or sizes:
-        for way in ways:
-            if images <= most.get(way, images):
-                arguments = (part, way, images, size, device)
-                found = kept.get(" ".join(map(str, arguments)), partial(apart, *arguments))
-                rows.setdefault(images, {})[way] = found
-    return rows
+    parts: Sequence[str], sizes: Sequence[int], size: int, device: str, kept: Kept
+) -> dict[str, Rows]:
+    """Measurements by part, the small sizes of all parts first; parts without any are left out."""
+    rows: dict[str, Rows] = {part: {} for part in parts}
+    for images in sorted({*sizes, *(images for part in parts for images in PARTS[part].sizes)}):
+        for part in parts:
+            if images not in (PARTS[part].sizes or sizes):
+                continue
+            for way in PARTS[part].ways:
+                if images <= PARTS[part].most.get(way, images):
+                    found = kept.get(apart, part, way, images, size, device)
+                    if found is not None:
+                        rows[part].setdefault(images, {})[way] = found
+    return {part: found for part, found in rows.items() if found}
 
 
-def exponent(rows: dict[int, dict[str, dict[str, Any]]], what: str) -> float:
+def exponent(rows: Rows, what: str) -> float:
     """By which power of the number of images ours grows, fitted to the largest three sizes."""
     sizes = [images for images in sorted(rows) if "ours" in rows[images]][-3:]
     if len(sizes) < 2:
@@ -319,7 +352,7 @@ def exponent(rows: dict[int, dict[str, dict[str, Any]]], what: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def table(part: Part, rows: dict[int, dict[str, dict[str, Any]]]) -> str:
+def table(part: Part, rows: Rows) -> str:
     """Times and memory of each way, and how many times another way's time ours takes."""
     ways = list(part.ways)
     head = ["images"]
@@ -350,11 +383,11 @@ def shown(value: float) -> str:
     return f"{value:.3f}" if value <= 1 else f"{value / 2**30:.2f} GiB"
 
 
-def far(parts: dict[str, dict[int, dict[str, dict[str, Any]]]]) -> str:
+def far(parts: dict[str, Rows]) -> str:
     """What 100 million images would take."""
     lines = [["part", "from", "hours", "GiB beyond the embeddings"], ["---"] * 4]
     for name, rows in parts.items():
-        if PARTS[name].sizes:
+        if PARTS[name].sizes or sum("ours" in found for found in rows.values()) < 2:
             continue
         largest = max(images for images in rows if "ours" in rows[images])
         times = FAR / largest
@@ -370,10 +403,12 @@ def far(parts: dict[str, dict[int, dict[str, dict[str, Any]]]]) -> str:
     )
 
 
-def printed(script: str, *arguments: str) -> str:
-    """What a script beside this one prints."""
-    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+def printed(script: str, *arguments: Any) -> str:
+    """What a script beside this one prints; the last argument bounds its time."""
+    *given, seconds = arguments
+    command = [sys.executable, str(Path(__file__).with_name(script)), *given]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds)
+    return done.stdout.strip()
 
 
 def training(device: str, kept: Kept) -> str:
@@ -381,30 +416,31 @@ def training(device: str, kept: Kept) -> str:
     scripts: dict[str, tuple[str, ...]] = {"The step": ("speed_step.py", "--device", device)}
     if device == "cpu":
         scripts["Two processes"] = ("speed_processes.py",)
-    lines = [
-        f"### {title}\n\n{kept.get(' '.join(command), partial(printed, *command))}"
-        for title, command in scripts.items()
-    ]
-    return "\n\n".join(lines)
+    tables = {title: kept.get(printed, *command) for title, command in scripts.items()}
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in tables.items() if text is not None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6], help="images")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all that the device computes")
     parser.add_argument("--dimension", type=int, default=512, help="of embeddings")
     parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="training, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--within", type=float, default=LONG, help="minutes; what is left is left out")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "speed.json", help="measurements so far")
     given = parser.parse_args()
-    kept, device = Kept(given.kept), given.device
-    parts = {name: measured(name, sorted(given.sizes), given.dimension, device, kept) for name in given.parts}
+    if given.parts is None:
+        given.parts = [name for name, part in PARTS.items() if given.device == "cpu" or part.on_gpu]
+    kept, device = Kept(given.kept, time.monotonic() + 60 * given.within), given.device
+    steps = training(device, kept) if given.step else ""
+    parts = measured(given.parts, given.sizes, given.dimension, device, kept)
     made = machine("faiss-gpu", "pytorch-metric-learning", device=device)
     where = "CPUs" if device == "cpu" else "a GPU"
     tables = [
         f"## On {where}\n\n{made} Embeddings have {given.dimension} dimensions.",
-        training(device, kept) if given.step else "",
+        steps,
         *(table(PARTS[name], rows) for name, rows in parts.items()),
     ]
     put_section(given.page, f"speed {device}", "\n\n".join(text for text in (*tables, far(parts)) if text))

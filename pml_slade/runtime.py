@@ -109,7 +109,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-        if device.type == "cuda":
+        if device.type == "cuda" and processes.size() > 1:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None

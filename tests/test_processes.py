@@ -1,16 +1,23 @@
 """Several processes, as torchrun starts them, learn what one does; they stop, fail and speak as one."""
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import shared_jobs as jobs
 import torch
 from images import BEST, small_config
-from processes import Forked, end_all, pml_slade_command, together
+from processes import HERE, LINES, Forked, Fresh, end_all, pml_slade_command, together
 from safetensors.torch import load_file
+
+import pml_slade
 
 pytestmark = pytest.mark.once
 STEPS = 50
@@ -156,6 +163,63 @@ def test_pretraining_and_a_frozen_trunk_are_shared(folders, tmp_path):
     assert len(found[0]["SwAV"]) == 4
     for stage, losses in found[0].items():
         assert found[1][stage] == pytest.approx(losses, abs=1e-8)
+
+
+def test_a_whole_run_on_glyphs_under_torchrun(tmp_path):
+    run = tmp_path / "run"
+    command = (
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
+        *(Path(__file__).with_name("few_letters.py"), "train", "-q", "-c", "glyphs", "-o", run, "device=cpu"),
+        *("teacher.steps=4", "student.steps=4", "epoch_steps=2", "rows=[teacher, slade]"),
+    )
+    torchrun = Fresh(*command)
+    code, lines = torchrun.end(timeout=600)
+    assert code == 0, lines
+    assert torchrun.out.count("test classes, %") == 1
+    assert [result["row"] for result in results(run)] == ["teacher", "slade"]
+    assert all(result["test"]["MAP@R"] > 0 for result in results(run))
+    assert pml_slade.load(run, "cpu").model.meta["embedding_size"] == 128
+    assert (run / "report.html").exists()
+
+
+SRUN = """#!/bin/sh
+shift
+"$@" & "$@" && wait $!
+"""
+SCONTROL = """#!/bin/sh
+echo 127.0.0.1
+"""
+
+
+def test_the_script_for_slurm_trains_on_two_machines_as_it_stands(folders, tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "processes.md"
+    [script] = [block.split("```")[0] for block in page.read_text().split("```bash\n") if "#SBATCH" in block]
+    torchrun = f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n'
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "torchrun": torchrun}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "job.sh").write_text(script.replace("29500", str(free.getsockname()[1])))
+    config = small_config(folders, tmp_path / "run", "teacher.steps=4", "epoch_steps=2", "rows=[teacher]")
+    (tmp_path / "settings.yaml").write_text(config.to_yaml())
+    slurm = {
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+    }
+    environment = os.environ | LINES | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "job.sh"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(HERE[0])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test classes, %") == 1
+    assert [result["row"] for result in results(tmp_path / "run")] == ["teacher"]
 
 
 def test_two_processes_embed_and_evaluate_as_one(folders, model, tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import processes
 from ..compat import TrainerWithExtraKeys
-from ..exceptions import CheckpointError
+from ..exceptions import CheckpointError, ConfigError
 from ..functional import at_least_float32
 from ..joint_norm import joint_batch_norm
 from ..losses.memory import QUEUE, Memory
@@ -126,6 +126,19 @@ class StatefulTrainer(TrainerWithExtraKeys):
     def metrics(self) -> dict[str, float | Tensor]:
         """Return what the last step tells of the training, beside its losses."""
         return {}
+
+    def train(self, start_epoch: int = 1, num_epochs: int = 1) -> None:
+        """Train as PML's trainers do, in one process.
+
+        Raises:
+            ConfigError: several processes share the work; only the stages of a run read shares of batches.
+        """
+        if processes.size() > 1:
+            raise ConfigError(
+                f"{type(self).__name__}.train trains in one process: start it without torchrun, or call "
+                "pml_slade.train, whose runs several processes share."
+            )
+        super().train(start_epoch, num_epochs)
 
     def compute_embeddings(self, data: Tensor) -> Tensor:
         """Return the embeddings of images, in float32 at least."""

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class _Here:
     """This process among the others, see `joined`."""
 
-    rank, size = 0, 1
+    rank, size, joined = 0, 1, False
 
 
 def rank() -> int:
@@ -50,6 +50,16 @@ def is_first() -> bool:
 def launched() -> int:
     """How many processes were started together, whether they share work yet or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_joined() -> None:
+    """Refuse what would be done by each of several processes that were started together.
+
+    Raises:
+        ConfigError: they do not share the work.
+    """
+    if launched() > 1 and not _Here.joined:
+        raise ConfigError(f"WORLD_SIZE={launched()}: this is done in one process; start it without torchrun.")
 
 
 def on_machine() -> int:
@@ -74,13 +84,13 @@ def joined() -> Iterator[None]:
         ...     rank(), size()
         (0, 1)
     """
-    if launched() == 1 or _Here.size > 1:
+    if launched() == 1 or _Here.joined:
         yield
         return
     store, number, count = next(iter(rendezvous("env://")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-    _Here.rank, _Here.size = number, count
+    _Here.rank, _Here.size, _Here.joined = number, count, True
     try:
         yield
     except BaseException as error:
@@ -89,7 +99,7 @@ def joined() -> Iterator[None]:
             raise
         raise SystemExit(1) from None
     finally:
-        _Here.rank, _Here.size = 0, 1
+        _Here.rank, _Here.size, _Here.joined = 0, 1, False
         distributed.destroy_process_group()
 
 

@@ -58,10 +58,7 @@ class Runtime:
             ConfigError: no such device or precision, or several processes were launched that do not share
                 the work, see `processes.joined`.
         """
-        if processes.launched() > 1 and processes.size() == 1:
-            raise ConfigError(
-                f"WORLD_SIZE={processes.launched()}: this is done in one process; start it without torchrun."
-            )
+        processes.check_joined()
         found = _device(device)
         return cls(found, workers, progress and processes.is_first(), numerics.on(found))
 

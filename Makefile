@@ -34,10 +34,12 @@ unit: .venv/ready
 legacy: .venv-benchmark/ready
 	$(call PYTEST,$(BENCHMARK))
 
-# Where there is a GPU: the tests on it, and photographs with all rows and pools into docs/results.md; the same
-# command goes on. `make gpu GPU_PYTHON=python3 PHOTOS=FOLDER WEIGHTS=FILE`; FOLDER holds birds, flowers and cars.
+# Where there is a GPU: the tests on it, how fast it is, eight minutes at most, into docs/performance.md, and
+# photographs with all rows and pools into docs/results.md; repeat the command to resume.
+# `make gpu GPU_PYTHON=python3 PHOTOS=FOLDER WEIGHTS=FILE`; FOLDER holds birds, flowers and cars.
 gpu:
 	$(GPU_PYTHON) -m pytest --quiet tests/test_cuda.py
+	$(GPU_PYTHON) benchmarks/speed.py --device cuda --within 8
 	$(GPU_PYTHON) benchmarks/photographs.py $(PHOTOS) --weights $(WEIGHTS) --device cuda --jobs 4 --runs runs/gpu
 	$(GPU_PYTHON) benchmarks/photographs.py $(PHOTOS) --weights $(WEIGHTS) --device cuda --jobs 4 --runs runs/gpu \
 		--pools open mixed --rows start teacher control slade

@@ -3,14 +3,16 @@
     python benchmarks/speed.py [--sizes 1000 10000 100000 1000000] [--parts evaluation k-means best]
 
 Each measurement has a process of its own, on one thread or as many as OMP_NUM_THREADS says. Times are CPU
-seconds, which other work beside changes little. Memory is the peak beyond the embeddings that are given. The
-tables go into docs/performance.md, and so does what 100 million images would take by the fitted exponents.
-benchmarks/speed_step.py, where it is there, measures the step.
+seconds, which other work beside changes little; a GPU is measured by the clock. Memory is the peak beyond the
+embeddings that are given. The tables go into docs/performance.md, and so does what 100 million images would
+take by the fitted exponents. What is measured is kept in a file: repeat the command to go on, and with other
+parts or sizes to add them. speed_step.py and speed_processes.py measure training.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -18,9 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch.utils.data import DataLoader
 from writing import ROOT, machine, put_section
 
+from pml_slade.checkpoints import write_json_atomic
 from pml_slade.clustering import Clustering
 from pml_slade.datasets import ImageDataset, image_folder
 from pml_slade.evaluation import evaluate
@@ -44,50 +46,63 @@ FAR = 100_000_000
 PER_CLASS = 100
 """Images of a class, and of a cluster, about: faiss' own rule of thumb is 39 to 256."""
 PER_FOLDER, LINKS = 1000, 50_000
+LONG = 7 * 24 * 60.0
+"""Minutes; a week."""
 Work = Callable[[], dict[str, Any]]
+Prepare = Callable[[int, int, str], Work]
+"""Of the number of images, the size of their embeddings, and a device."""
 
 
-def of_evaluation(how: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[int, int], Work]:
+def of_evaluation(how: Callable[[np.ndarray, np.ndarray, str], Any]) -> Prepare:
     """Prepare an evaluation of as many images a class as Stanford Online Products has."""
 
-    def prepare(images: int, size: int) -> Work:
+    def prepare(images: int, size: int, device: str) -> Work:
         embeddings, labels = draw(images, max(2, round(images / 5.3)), size)
-        return lambda: {"figures": how(embeddings, labels)}
+        return lambda: {"figures": how(embeddings, labels, device)}
 
     return prepare
 
 
-def two_classes(how: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[[int, int], Work]:
+def two_classes(how: Callable[[np.ndarray, np.ndarray, str], Any]) -> Prepare:
     """Prepare an evaluation in which each query wants half of all images."""
 
-    def prepare(images: int, size: int) -> Work:
+    def prepare(images: int, size: int, device: str) -> Work:
         embeddings, labels = draw(images, 2, min(size, 32))
-        return lambda: {"figures": how(embeddings, labels)}
+        return lambda: {"figures": how(embeddings, labels, device)}
 
     return prepare
 
 
-def pml(embeddings: np.ndarray, labels: np.ndarray) -> Any:
+def ours(embeddings: np.ndarray, labels: np.ndarray, device: str) -> Any:
+    """Our figures."""
+    return evaluate(embeddings, labels, device=device)
+
+
+def pml(embeddings: np.ndarray, labels: np.ndarray, device: str) -> Any:
     """PML's own figures."""
     names = ("mean_average_precision_at_r", "r_precision", "precision_at_1")
-    return AccuracyCalculator(include=names, k="max_bin_count").get_accuracy(embeddings, labels)
+    where = torch.device(device)
+    calculator = AccuracyCalculator(include=names, k="max_bin_count", device=where)
+    return calculator.get_accuracy(embeddings, labels)
 
 
-def search(embeddings: np.ndarray, labels: np.ndarray) -> Any:
+def search(embeddings: np.ndarray, labels: np.ndarray, device: str) -> Any:
     """The neighbours alone that figures are computed from."""
-    index = faiss.IndexFlatL2(embeddings.shape[1])
+    index: Any = faiss.IndexFlatL2(embeddings.shape[1])
+    if device != "cpu" and faiss.get_num_gpus():
+        index = faiss.index_cpu_to_all_gpus(index)
     index.add(embeddings)
     index.search(embeddings, int(np.bincount(labels).max()))
 
 
-def of_clustering(how: Callable[[np.ndarray, int], Any]) -> Callable[[int, int], Work]:
+def of_clustering(how: Callable[[np.ndarray, int, str], Any]) -> Prepare:
     """Prepare a clustering into as many clusters as there are classes, and what it is worth."""
 
-    def prepare(images: int, size: int) -> Work:
+    def prepare(images: int, size: int, device: str) -> Work:
         embeddings, classes = draw(images, max(2, images // PER_CLASS), size)
 
         def work() -> dict[str, Any]:
-            found = how(embeddings, len(np.unique(classes)))
+            found = how(embeddings, len(np.unique(classes)), device)
             return {"NMI": normalized_mutual_info_score(classes, found)}
 
         return work
@@ -95,31 +110,47 @@ def of_clustering(how: Callable[[np.ndarray, int], Any]) -> Callable[[int, int],
     return prepare
 
 
-def kmeans(embeddings: np.ndarray, k: int) -> np.ndarray:
+def kmeans(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
     """Clusters by k-means as users call it."""
-    return Clustering.plain()(embeddings, k).labels
+    return Clustering.plain(device=device)(embeddings, k).labels
 
 
-def best(embeddings: np.ndarray, k: int) -> np.ndarray:
+def best(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
     """Clusters as the preset `best` makes them, none left out."""
-    return Clustering(min_cluster_size=1)(embeddings, k).labels
+    return Clustering(min_cluster_size=1, device=device)(embeddings, k).labels
 
 
-def kmeans_alone(embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Clusters by faiss alone, by the settings that ours has."""
+def along_neighbours(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
+    """The same, where each cluster merges with clusters of its neighbours alone."""
+    return Clustering(min_cluster_size=1, max_ward_points=1, device=device)(embeddings, k).labels
+
+
+def all_with_all(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
+    """The same, where all clusters are compared with all."""
     most = len(embeddings)
+    return Clustering(min_cluster_size=1, max_ward_points=most, device=device)(embeddings, k).labels
+
+
+def kmeans_alone(embeddings: np.ndarray, k: int, device: str) -> np.ndarray:
+    """Clusters by faiss alone, by the settings that ours has."""
     kmeans = faiss.Kmeans(
-        embeddings.shape[1], k, niter=25, seed=0, min_points_per_centroid=1, max_points_per_centroid=most
+        embeddings.shape[1],
+        k,
+        niter=25,
+        seed=0,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(embeddings),
+        gpu=device != "cpu" and faiss.get_num_gpus() > 0,
     )
     kmeans.train(embeddings)
     nearest: np.ndarray = kmeans.index.search(embeddings, 1)[1][:, 0]
     return nearest
 
 
-def of_files(hold: Callable[[ImageDataset], Any]) -> Callable[[int, int], Work]:
+def of_files(hold: Callable[[ImageDataset], Any]) -> Prepare:
     """Prepare an epoch of two loader processes over so many files, links to a few small images."""
 
-    def prepare(images: int, size: int) -> Work:
+    def prepare(images: int, size: int, device: str) -> Work:
         folder = tempfile.TemporaryDirectory()
         link_images(Path(folder.name), images)
 
@@ -182,24 +213,28 @@ class Part:
         title: of the table.
         ways: what prepares the work of each way, ours first.
         most: images beyond which a way is left out, since it would take days or no memory suffices.
-        shown: what is told of ours beside time and memory.
+        shown: what is told of each way beside time and memory.
+        sizes: numbers of images, in place of those that are asked for.
+        on_gpu: whether a GPU can do it.
     """
 
     title: str
-    ways: dict[str, Callable[[int, int], Work]]
+    ways: dict[str, Prepare]
     most: dict[str, int] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    on_gpu: bool = True
 
 
 PARTS = {
     "evaluation": Part(
         "Evaluation, 5.3 images a class",
-        {"ours": of_evaluation(evaluate), "search alone": of_evaluation(search), "PML": of_evaluation(pml)},
+        {"ours": of_evaluation(ours), "search alone": of_evaluation(search), "PML": of_evaluation(pml)},
         {"PML": 20_000},
     ),
     "two-classes": Part(
         "Evaluation of 32 dimensions in two classes",
-        {"ours": two_classes(evaluate), "PML": two_classes(pml)},
+        {"ours": two_classes(ours), "PML": two_classes(pml)},
         {"ours": 20_000, "PML": 6_000},
     ),
     "k-means": Part(
@@ -215,44 +250,100 @@ PARTS = {
         {"ours": of_clustering(best)},
         shown=("NMI",),
     ),
+    "ward": Part(
+        "Ward along neighbours, as beyond 20,000 images, and of all clusters with all",
+        {"ours": of_clustering(along_neighbours), "all with all": of_clustering(all_with_all)},
+        shown=("NMI",),
+        sizes=(10_678, 50_000),
+    ),
     "files": Part(
         "An epoch over image files with two loader processes",
         {"ours": of_files(lambda images: images), "list of strings": of_files(Listed)},
         shown=("in all",),
+        on_gpu=False,
     ),
 }
 
 
-def measure(part: str, way: str, images: int, size: int) -> dict[str, Any]:
-    """Do one thing in this process, and tell CPU seconds, bytes beyond what was there, and what came out."""
-    work = PARTS[part].ways[way](images, size)
+def measure(part: str, way: str, images: int, size: int, device: str) -> dict[str, Any]:
+    """Do one thing in this process, and tell seconds, bytes beyond what was there, and what came out."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    work = PARTS[part].ways[way](images, size, device)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    began = time.process_time()
+    began = clock()
     found = work()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": time.process_time() - began, "memory": max(0, peak - before), **found}
+    return {"seconds": clock() - began, "memory": max(0, peak - before), **found}
 
 
 def apart(*arguments: Any) -> dict[str, Any]:
-    """`measure` in a process of its own, which begins as all others do."""
-    with ProcessPoolExecutor(1, get_context("forkserver")) as process:
-        return process.submit(measure, *arguments).result()
+    """`measure` in a process of its own, which begins as all others do; the last argument bounds its time."""
+    *asked, seconds = arguments
+    receiver, sender = Pipe(duplex=False)
+    process = get_context("fork").Process(target=lambda: sender.send(measure(*asked)))
+    process.start()
+    sender.close()
+    if not receiver.poll(seconds):
+        process.kill()
+        raise TimeoutError
+    found: dict[str, Any] = receiver.recv()
+    process.join()
+    return found
 
 
-def measured(part: str, sizes: Sequence[int], size: int) -> dict[int, dict[str, dict[str, Any]]]:
-    """Measurements of a part by number of images and way."""
-    ways, most = PARTS[part].ways, PARTS[part].most
-    rows: dict[int, dict[str, dict[str, Any]]] = {}
-    for images in sizes:
-        for way in ways:
-            if images <= most.get(way, images):
-                found = apart(part, way, images, size)
-                rows.setdefault(images, {})[way] = found
-                print(f"{part}, {images:,} images, {way}: {found}", file=sys.stderr)
-    return rows
+class Kept:
+    """What was measured before, in a file.
+
+    Args:
+        file: with all of it.
+        until: when the last measurement may begin, and be stopped; by `time.monotonic`.
+    """
+
+    def __init__(self, file: Path, until: float) -> None:
+        self.file, self.until = file, until
+        self.values: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def get(self, how: Callable[..., Any], *arguments: Any) -> Any:
+        """Return a value, which is measured and kept unless it is there; None: there was no time for it.
+
+        Args:
+            how: measures it, within so many seconds, its last argument.
+            arguments: its others, by which the value is known.
+        """
+        key, left = " ".join(map(str, arguments)), self.until - time.monotonic()
+        if key not in self.values and left > 0:
+            try:
+                self.values[key] = how(*arguments, left)
+            except (TimeoutError, subprocess.TimeoutExpired):
+                print(f"{key}: stopped, for want of time", file=sys.stderr, flush=True)
+                return None
+            print(f"{key}: {self.values[key]}", file=sys.stderr, flush=True)
+            write_json_atomic(self.file, self.values)
+        return self.values.get(key)
 
 
-def exponent(rows: dict[int, dict[str, dict[str, Any]]], what: str) -> float:
+Rows = dict[int, dict[str, dict[str, Any]]]
+"""Measurements of a part, by number of images and way."""
+
+
+def measured(
+    parts: Sequence[str], sizes: Sequence[int], size: int, device: str, kept: Kept
+) -> dict[str, Rows]:
+    """Measurements by part, the small sizes of all parts first; parts without any are left out."""
+    rows: dict[str, Rows] = {part: {} for part in parts}
+    for images in sorted({*sizes, *(images for part in parts for images in PARTS[part].sizes)}):
+        for part in parts:
+            if images not in (PARTS[part].sizes or sizes):
+                continue
+            for way in PARTS[part].ways:
+                if images <= PARTS[part].most.get(way, images):
+                    found = kept.get(apart, part, way, images, size, device)
+                    if found is not None:
+                        rows[part].setdefault(images, {})[way] = found
+    return {part: found for part, found in rows.items() if found}
+
+
+def exponent(rows: Rows, what: str) -> float:
     """By which power of the number of images ours grows, fitted to the largest three sizes."""
     sizes = [images for images in sorted(rows) if "ours" in rows[images]][-3:]
     if len(sizes) < 2:
@@ -261,12 +352,13 @@ def exponent(rows: dict[int, dict[str, dict[str, Any]]], what: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def table(part: Part, rows: dict[int, dict[str, dict[str, Any]]]) -> str:
+def table(part: Part, rows: Rows) -> str:
     """Times and memory of each way, and how many times another way's time ours takes."""
     ways = list(part.ways)
     head = ["images"]
     head += [f"{way}, {unit}" for way in ways for unit in ("s", "GiB")]
-    head += [f"ours / {way}" for way in ways[1:]] + list(part.shown)
+    head += [f"ours / {way}" for way in ways[1:]]
+    head += [f"{name}, {way}" for name in part.shown for way in ways]
     lines = [head, ["---"] * len(head)]
     for images, found in rows.items():
         cells = [f"{images:,}"]
@@ -277,9 +369,11 @@ def table(part: Part, rows: dict[int, dict[str, dict[str, Any]]]) -> str:
         for way in ways[1:]:
             both = ours is not None and way in found
             cells.append(f"{ours['seconds'] / max(found[way]['seconds'], 1e-9):.2f}" if both and ours else "")
-        cells += [shown(ours[name]) if ours else "" for name in part.shown]
+        cells += [shown(found[way][name]) if way in found else "" for name in part.shown for way in ways]
         lines.append(cells)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if part.sizes:
+        return f"### {part.title}\n\n{text}"
     grown = f"Ours grows with the number of images to the power {exponent(rows, 'seconds'):.2f} in time"
     return f"### {part.title}\n\n{text}\n\n{grown} and {exponent(rows, 'memory'):.2f} in memory."
 
@@ -289,10 +383,12 @@ def shown(value: float) -> str:
     return f"{value:.3f}" if value <= 1 else f"{value / 2**30:.2f} GiB"
 
 
-def far(parts: dict[str, dict[int, dict[str, dict[str, Any]]]]) -> str:
+def far(parts: dict[str, Rows]) -> str:
     """What 100 million images would take."""
-    lines = [["part", "from", "hours on one core", "GiB beyond the embeddings"], ["---"] * 4]
+    lines = [["part", "from", "hours", "GiB beyond the embeddings"], ["---"] * 4]
     for name, rows in parts.items():
+        if PARTS[name].sizes or sum("ours" in found for found in rows.values()) < 2:
+            continue
         largest = max(images for images in rows if "ours" in rows[images])
         times = FAR / largest
         ours = rows[largest]["ours"]
@@ -307,31 +403,47 @@ def far(parts: dict[str, dict[int, dict[str, dict[str, Any]]]]) -> str:
     )
 
 
-def step() -> str:
-    """What benchmarks/speed_step.py writes of the step."""
-    script = Path(__file__).with_name("speed_step.py")
-    if not script.exists():
-        return ""
-    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, check=True)
-    return f"### The step\n\n```\n{done.stdout.strip()}\n```"
+def printed(script: str, *arguments: Any) -> str:
+    """What a script beside this one prints; the last argument bounds its time."""
+    *given, seconds = arguments
+    command = [sys.executable, str(Path(__file__).with_name(script)), *given]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds)
+    return done.stdout.strip()
+
+
+def training(device: str, kept: Kept) -> str:
+    """Tables of a step, and of two processes; these are measured on CPUs."""
+    scripts: dict[str, tuple[str, ...]] = {"The step": ("speed_step.py", "--device", device)}
+    if device == "cpu":
+        scripts["Two processes"] = ("speed_processes.py",)
+    tables = {title: kept.get(printed, *command) for title, command in scripts.items()}
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in tables.items() if text is not None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6], help="images")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all that the device computes")
     parser.add_argument("--dimension", type=int, default=512, help="of embeddings")
-    parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="the step, too")
+    parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="training, too")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--within", type=float, default=LONG, help="minutes; what is left is left out")
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "speed.json", help="measurements so far")
     given = parser.parse_args()
-    parts = {name: measured(name, sorted(given.sizes), given.dimension) for name in given.parts}
-    about = f"{machine('faiss-gpu', 'pytorch-metric-learning')} Embeddings have {given.dimension} dimensions."
+    if given.parts is None:
+        given.parts = [name for name, part in PARTS.items() if given.device == "cpu" or part.on_gpu]
+    kept, device = Kept(given.kept, time.monotonic() + 60 * given.within), given.device
+    steps = training(device, kept) if given.step else ""
+    parts = measured(given.parts, given.sizes, given.dimension, device, kept)
+    made = machine("faiss-gpu", "pytorch-metric-learning", device=device)
+    where = "CPUs" if device == "cpu" else "a GPU"
     tables = [
-        about,
-        step() if given.step else "",
+        f"## On {where}\n\n{made} Embeddings have {given.dimension} dimensions.",
+        steps,
         *(table(PARTS[name], rows) for name, rows in parts.items()),
     ]
-    put_section(given.page, "speed", "\n\n".join(text for text in (*tables, far(parts)) if text))
+    put_section(given.page, f"speed {device}", "\n\n".join(text for text in (*tables, far(parts)) if text))
 
 
 if __name__ == "__main__":

@@ -172,8 +172,9 @@ def main() -> None:
     parser.add_argument("--weights", help="file of the trunk; default: none")
     args = parser.parse_args()
     given = {"photos": args.photos, "trunk": args.trunk, "weights": args.weights}
+    print("| what | ratio |\n| --- | --- |")
     for name, value in rows(torch.device(args.device), **given):
-        print(f"{name}: {value:.2f}", flush=True)
+        print(f"| {name} | {value:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import processes
 from .checkpoints import file_digest
 from .datasets.adapting import as_images
 from .datasets.fingerprints import content_keys
@@ -19,7 +20,6 @@ from .datasets.images import ImageDataset
 from .datasets.splits import Splits, check_gallery, shared_labels
 from .datasets.tables import TABLE_SUFFIXES
 from .datasets.transforms import transforms
-from .evaluation import evaluate as evaluate_embeddings
 from .exceptions import ConfigError, DataError
 from .models import LoadedModel, load_model
 from .pages.report import write_report
@@ -111,19 +111,12 @@ class TrainedModel:
         """
         queries = self.open(images, labeled=True)
         if gallery is None:
-            return evaluate_embeddings(
-                self.embed(queries, batch_size), queries.known_labels(), device=self.runtime.device
-            )
+            return self.runtime.evaluate(self.embed(queries, batch_size), queries.known_labels())
         found = self.open(gallery, labeled=True)
         check_gallery(queries, found)
         labels, others = shared_labels(queries, found)
-        return evaluate_embeddings(
-            self.embed(queries, batch_size),
-            labels,
-            self.embed(found, batch_size),
-            others,
-            device=self.runtime.device,
-        )
+        vectors = self.embed(queries, batch_size), self.embed(found, batch_size)
+        return self.runtime.evaluate(vectors[0], labels, vectors[1], others)
 
     def index(self, images: Images, known: ImageIndex | None = None, batch_size: int = 128) -> ImageIndex:
         """Return an index of images, to search in.
@@ -319,14 +312,17 @@ def train(
 def train_rows(config: Config, progress: bool = True, splits: Splits | None = None) -> Trained:
     """Train the rows of a config, and write the report; see `train`.
 
+    Processes that torchrun started together share the work, and all return the same.
+
     Args:
         config: all settings.
         progress: show progress bars.
         splits: images of your own in place of those that `config.data` names.
     """
-    run = Run(config, progress, splits)
-    results = run.run()
-    report = _report(run) if config.report else None
+    with processes.joined():
+        run = Run(config, progress, splits)
+        results = run.run()
+        report = processes.once(lambda: _report(run)) if config.report else None
     return Trained(run.folder, results, run.best(results), run.verdict(results), report)
 
 

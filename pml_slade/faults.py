@@ -31,6 +31,7 @@ REMEDIES = {
 }
 LESS_MEMORY = "Lower batch_size, data.image_size or data.workers, or close other programs"
 FEWER_WORKERS = "Lower data.workers or data.image_size"
+LOST_PROCESS = re.compile(r"connection (closed|reset) by peer|remote process exited|NCCL error", re.I)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|map segment", re.I
 )
@@ -133,6 +134,8 @@ def _of_system(error: OSError) -> str:
 def _of_torch(text: str) -> str | None:
     if dead := DEAD_WORKER.search(text):
         return f"A process that reads images {dead[1]}, most likely because memory ran out. {FEWER_WORKERS}."
+    if LOST_PROCESS.search(text):
+        return "Another process of the run ended early. What it printed says why."
     if SHARED_MEMORY.search(text):
         return f"Shared memory is used up ({text}). Lower data.workers (0 needs none), or allow more of it."
     if OUT_OF_MEMORY.search(text):

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import processes
 from .clustering import embed
 from .datasets.pseudo_label_dataset import first_of_item
+from .evaluation import evaluate
 from .exceptions import ConfigError
 from .numerics import Computing, Numerics
 
@@ -50,16 +52,15 @@ class Runtime:
     ) -> Runtime:
         """Return the runtime of a device by name; "auto" is the first GPU where there is one.
 
+        Of several processes on a machine each has a GPU of its own, and the first one shows progress.
+
         Raises:
-            ConfigError: no such device or precision, or several processes were launched.
+            ConfigError: no such device or precision, or several processes were launched that do not share
+                the work, see `processes.joined`.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a run trains in one process; start it without "
-                "torchrun."
-            )
+        processes.check_joined()
         found = _device(device)
-        return cls(found, workers, progress, numerics.on(found))
+        return cls(found, workers, progress and processes.is_first(), numerics.on(found))
 
     @property
     def bars(self) -> bool:
@@ -87,18 +88,26 @@ class Runtime:
             progress=self.bars,
         )
 
+    def evaluate(self, *found: np.ndarray) -> dict[str, float]:
+        """Measure retrieval, see `evaluation.evaluate`."""
+        return processes.once(lambda: evaluate(*found, device=self.device))
+
 
 def cpu_workers() -> int:
     """Data loader processes that suit reading image files here: one a CPU, eight at most."""
-    return min(os.cpu_count() or 1, 8)
+    return min(max((os.cpu_count() or 1) // processes.on_machine(), 1), 8)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.size() > 1:
+        name = f"cuda:{processes.place()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and processes.size() > 1:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device

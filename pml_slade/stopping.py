@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ class _Stop:
 
     waits = False
     received: int | None = None
+    since = grace = 0.0
 
 
 _stop = _Stop()
@@ -50,8 +52,12 @@ def obeyed() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def held(grace: float = 0.0) -> Iterator[None]:
     """Let the first signal in the block wait for `leave`; the second one ends it at once.
+
+    Args:
+        grace: seconds in which a second signal counts as the first: a launcher passes on the Ctrl-C that the
+            terminal sends to all.
 
     Examples:
         >>> with held():
@@ -65,11 +71,11 @@ def held() -> Iterator[None]:
         stopped by SIGINT
     """
     before = {number: signal.signal(number, _handle) for number in _ours("SIGINT")}
-    _stop.waits, _stop.received = True, None
+    _stop.waits, _stop.received, _stop.grace = True, None, grace
     try:
         yield
     finally:
-        _stop.waits, _stop.received = False, None
+        _stop.waits, _stop.received, _stop.grace = False, None, 0.0
         _remind(None)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -86,9 +92,14 @@ def released() -> Iterator[None]:
         _stop.waits = True
 
 
-def came() -> bool:
-    """Whether a signal waits."""
-    return _stop.received is not None
+def waiting() -> int:
+    """Number of the signal that waits; 0: none."""
+    return _stop.received or 0
+
+
+def take(number: int) -> None:
+    """Let a signal wait that came to another process of the run; 0: none did."""
+    _stop.received = _stop.received or number or None
 
 
 def leave() -> None:
@@ -113,8 +124,8 @@ def _ours(*names: str) -> list[signal.Signals]:
 
 def _handle(number: int, frame: Any) -> None:
     if _stop.waits and _stop.received is None:
-        _stop.received = number
-    else:
+        _stop.received, _stop.since = number, time.monotonic()
+    elif not _stop.waits or time.monotonic() - _stop.since >= _stop.grace:
         _end(number)
 
 

@@ -5,13 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from few_letters import draw_few
 from images import write_images, write_model
 from pytorch_metric_learning.utils import common_functions as c_f
 
 import pml_slade
 from pml_slade import FeatureBasisLoss
 from pml_slade.datasets import glyphs as drawn
-from pml_slade.datasets.glyph_letters import candidates
 
 NUM_CLASSES = 3
 EMBEDDING_SIZE = 6
@@ -77,12 +77,8 @@ def trained(model):
 
 @pytest.fixture(scope="module")
 def few_letters():
-    """Glyphs of some letters in half of the faces; what holds for them holds for all, in less time."""
-    some = [a for i, a in enumerate(candidates()) if i % (3 if a.script == "latin" else 12) == 0]
+    """Glyphs of some letters in half of the faces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawn, "candidates", lambda: some)
-        patch.setattr(drawn, "FACES", drawn.FACES[::2])
-        patch.setattr(drawn, "MIN_FACES", drawn.MIN_FACES // 2)
-        drawn.glyphs.cache_clear()
+        draw_few(patch.setattr)
         yield
     drawn.glyphs.cache_clear()

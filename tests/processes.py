@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,24 @@ class Fresh(Running):
 
     def _wait(self, timeout):
         return self._process.wait(timeout)
+
+
+def together(target, *arguments, count=2):
+    """A function in so many forked processes that share the work, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Forked(target, *arguments, **{k: str(v) for k, v in {**shared, "RANK": n, "LOCAL_RANK": n}.items()})
+        for n in range(count)
+    ]
+
+
+def end_all(running):
+    """Exit codes by process, and the lines of all on standard error."""
+    ended = [each.end() for each in running]
+    return [code for code, _ in ended], [line for _, lines in ended for line in lines]
 
 
 def pml_slade_command(*arguments, ended=True):

@@ -15,8 +15,8 @@ PACKAGE = "pml_slade"
 # A unit imports from the floors before its own, and from no other.
 FLOORS = (
     {"exceptions"},
-    {"checks", "compat", "faults", "functional", "lazy", "presets", "stopping", "strangers"},
-    {"averages", "checkpoints", "clustering", "distances", "locks", "numerics"},
+    {"checks", "compat", "faults", "functional", "lazy", "presets", "processes", "stopping", "strangers"},
+    {"averages", "checkpoints", "clustering", "distances", "joint_norm", "locks", "numerics"},
     {"datasets", "evaluation", "losses", "miners", "searching"},
     {"models", "runtime", "trainers"},
     {"pretraining"},
@@ -40,10 +40,12 @@ ONLY = {
     "checkpoints": {"exceptions", "strangers"},
     "faults": {"exceptions"},
     "locks": {"exceptions"},
+    "joint_norm": {"functional", "processes"},
     "numerics": {"exceptions", "functional"},
+    "processes": {"exceptions"},
     "stopping": set(),
     "strangers": set(),
-    "clustering": {"checks", "exceptions", "lazy"},
+    "clustering": {"checks", "exceptions", "lazy", "processes"},
     "reports": {"checkpoints", "evaluation", "exceptions"},
 }
 FRONTS = ("__init__", "__main__")

@@ -1,6 +1,8 @@
 """The script that measures how time and memory grow, at sizes that take seconds."""
 
+import dataclasses
 import sys
+import time
 
 import pytest
 from scripts import load_script
@@ -13,13 +15,26 @@ def speed():
     return load_script("speed")
 
 
-def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, tmp_path, monkeypatch):
-    page = tmp_path / "performance.md"
-    monkeypatch.setattr(speed, "apart", speed.measure)  # a process for each takes seconds to start
-    command = ["speed.py", "--sizes", "200", "400", "--dimension", "16", "--no-step", "--page", str(page)]
-    monkeypatch.setattr(sys, "argv", command)
-    speed.main()
-    text = page.read_text()
+@pytest.fixture
+def measure(speed, tmp_path, monkeypatch):
+    """Run the script at these sizes; the text of the page."""
+    ward = dataclasses.replace(speed.PARTS["ward"], sizes=())
+    monkeypatch.setitem(speed.PARTS, "ward", ward)
+
+    def measure(*arguments, sizes=("200", "400")):
+        page = tmp_path / "performance.md"
+        paths = ("--page", str(page), "--kept", str(tmp_path / "kept.json"))
+        command = ["speed.py", "--sizes", *sizes, "--dimension", "16", "--no-step", *paths, *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        speed.main()
+        return page.read_text()
+
+    return measure
+
+
+def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, measure, monkeypatch):
+    monkeypatch.setattr(speed, "apart", lambda *given: speed.measure(*given[:-1]))  # a process takes seconds
+    text = measure()
     for part in speed.PARTS.values():
         table = text.split(f"### {part.title}\n\n")[1].split("\n\n")[0].splitlines()
         assert len(table) == 4
@@ -27,6 +42,19 @@ def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, tmp_pa
         assert all(f"{way}, GiB" in table[0] for way in part.ways)
     assert "On paper: 100,000,000 images" in text
     assert "nan" not in text
+
+
+def test_what_was_measured_is_kept_and_what_takes_too_long_is_left_out(measure):
+    parts = ("--parts", "evaluation", "two-classes")
+    assert "| 200 |" not in measure(*parts, "--within", "0")
+    whole = measure("--parts", "two-classes")
+    assert measure(*parts, "--within", "0").count("| 400 |") == whole.count("| 400 |") == 1
+
+
+def test_a_measurement_is_stopped_when_its_time_is_over(speed, monkeypatch):
+    monkeypatch.setattr(speed, "measure", lambda *asked: time.sleep(60))
+    with pytest.raises(TimeoutError):
+        speed.apart("evaluation", "ours", 200, 16, "cpu", 0.1)
 
 
 def test_the_exponent_is_that_of_the_growth(speed):

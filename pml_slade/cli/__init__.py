@@ -11,6 +11,7 @@ import typer
 from ..exceptions import SladeError
 from ..faults import in_one_line, told
 from . import checking, comparing, exporting, images, reporting, searching, settings, training
+from .options import speaks
 
 app = typer.Typer(
     name="pml-slade",
@@ -69,8 +70,9 @@ def main() -> None:
         with told():
             app()
     except SladeError as error:
-        typer.secho("error: ", fg="red", err=True, nl=False)
-        typer.echo(in_one_line(str(error)), err=True)
+        if getattr(error, "untold", speaks()):  # of several processes, one tells what has happened
+            typer.secho("error: ", fg="red", err=True, nl=False)
+            typer.echo(in_one_line(str(error)), err=True)
         raise SystemExit(2) from None
 
 

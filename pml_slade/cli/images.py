@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
+from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, say, speaks, start_log
 from .outputs import EMBEDDING_WRITERS, check_output, write_embeddings, write_table
 from .sharding import missing_shards, shard_name
+
+if TYPE_CHECKING:
+    from ..api import TrainedModel
+    from ..datasets import ImageDataset
 
 
 def embed(
@@ -32,23 +36,33 @@ def embed(
     """Embed images: `embeddings` (N, d) of unit length and `names` (N,); as .csv, a line an image."""
     check_output(output, EMBEDDING_WRITERS)
     start_log(quiet)
+    from .. import processes
     from ..api import load
 
-    trained = load(model, device, workers, not quiet)
-    dataset = trained.open(images)
-    if shard is None:
-        vectors = trained.embed(dataset, batch_size)
-        write_embeddings(output, vectors, dataset.names())
-        typer.echo(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
-        return
-    missing = missing_shards(output, dataset, shard, trained.digest)
-    for file, positions in missing:
-        part = dataset.subset(positions)
-        write_embeddings(file, trained.embed(part, batch_size), part.names())
-    count = len(range(0, len(dataset), shard))
-    typer.echo(f"{len(dataset)} embeddings written to {count} shards {shard_name(output, 0)}, ...")
+    with processes.joined():
+        trained = load(model, device, workers, not quiet)
+        dataset = trained.open(images)
+        if shard is None:
+            vectors = trained.embed(dataset, batch_size)
+            processes.once(lambda: write_embeddings(output, vectors, dataset.names()))
+            say(f"{len(vectors)} embeddings of size {vectors.shape[1]} written to {output}")
+            return
+        size = shard
+        missing = processes.once(lambda: missing_shards(output, dataset, size, trained.digest))
+        for file, positions in missing:
+            _embed_shard(trained, dataset.subset(positions), file, batch_size)
+        count = len(range(0, len(dataset), shard))
+    say(f"{len(dataset)} embeddings written to {count} shards {shard_name(output, 0)}, ...")
     if len(missing) < count:
-        typer.echo(f"{count - len(missing)} of them were there already")
+        say(f"{count - len(missing)} of them were there already")
+
+
+def _embed_shard(trained: TrainedModel, images: ImageDataset, file: Path, batch_size: int) -> None:
+    from ..processes import is_first
+
+    vectors = trained.embed(images, batch_size)
+    if is_first():
+        write_embeddings(file, vectors, images.names())
 
 
 def evaluate(
@@ -68,13 +82,17 @@ def evaluate(
     from rich.table import Table
     from rich.text import Text
 
+    from .. import processes
     from ..api import load
     from ..reports.tables import METRICS
 
-    trained = load(model, device, workers, not quiet)
-    queries = trained.open(images, labeled=True)
-    found = None if gallery is None else trained.open(gallery, labeled=True)
-    result = trained.evaluate(queries, found, batch_size)
+    with processes.joined():
+        trained = load(model, device, workers, not quiet)
+        queries = trained.open(images, labeled=True)
+        found = None if gallery is None else trained.open(gallery, labeled=True)
+        result = trained.evaluate(queries, found, batch_size)
+    if not speaks():
+        return
     table = Table("images", "classes", *METRICS, title=Text(f"retrieval by {model}"))
     table.add_row(str(len(queries)), str(queries.num_classes), *(f"{result[m]:.1f}" for m in METRICS))
     console().print(table)

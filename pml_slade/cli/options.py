@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -96,9 +97,22 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
     else:
         handler.setFormatter(OneLine())
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    if not speaks():  # what it meets the first process meets, too
+        handler = logging.NullHandler()
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
+
+
+def speaks() -> bool:
+    """Whether this process prints: of several that torchrun started, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line, once."""
+    if speaks():
+        typer.echo(text)
 
 
 def console() -> Any:

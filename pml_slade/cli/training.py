@@ -17,7 +17,9 @@ from .options import (
     Unlabeled,
     Verbose,
     console,
+    say,
     settings,
+    speaks,
     start_log,
     stoppable,
 )
@@ -86,11 +88,12 @@ def pretrain(
     fallback = {"pretraining.steps": PRETRAINING_STEPS}
     chosen = settings(config, overrides, given, print_config, fallback)
     start_log(quiet, verbose)
+    from .. import processes
     from ..running.pretraining import run_pretraining
 
-    with stoppable():
+    with stoppable(), processes.joined():
         file = run_pretraining(chosen, progress=not quiet)
-    typer.echo(f"trunk, projection head and prototypes: {file}; start from it with model.weights={file}")
+    say(f"trunk, projection head and prototypes: {file}; start from it with model.weights={file}")
 
 
 def demo(
@@ -110,7 +113,8 @@ def _run(config: Config, quiet: bool, verbose: bool) -> None:
 
     with stoppable():
         trained = train_rows(config, progress=not quiet)
-    _show(trained)
+    if speaks():
+        _show(trained)
 
 
 def _show(trained: Trained) -> None:

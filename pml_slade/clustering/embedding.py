@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .. import processes
 from ..checks import check_int, check_map_style
 from ..exceptions import DataError
 
@@ -108,7 +109,7 @@ def embed(
     num_workers: int = 0,
     progress: bool = True,
 ) -> np.ndarray:
-    """Embed every item of a dataset, in order.
+    """Embed every item of a dataset, in order. Processes that are `joined` share the batches.
 
     Args:
         dataset: map-style.
@@ -141,19 +142,36 @@ def embed(
         raise DataError("dataset is empty: there is nothing to embed.")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    parts = processes.shares(len(dataset), batch_size)
+    own = parts[processes.rank()]
     loader = DataLoader(
-        _DataOnly(dataset, data_getter), batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn
+        _DataOnly(dataset, data_getter),
+        batch_size=batch_size,
+        sampler=range(own.start, own.stop),
+        num_workers=num_workers,
+        collate_fn=collate_fn,
     )
-    embeddings, done = np.empty((0, 0), dtype=np.float32), 0
+    embeddings, done = np.empty((0, 0), dtype=np.float32), own.start
     with _eval_mode(model):
         for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress):
             out = model(batch_getter(batch).to(device=device, dtype=dtype))
-            _check_output(out, min(batch_size, len(dataset) - done))
-            if done == 0:
+            _check_output(out, min(batch_size, own.stop - done))
+            if done == own.start:
                 embeddings = np.empty((len(dataset), out.shape[1]), dtype=np.float32)
             embeddings[done : done + len(out)] = out.float().cpu().numpy()
             done += len(out)
-    return checked_embeddings(embeddings)
+    return checked_embeddings(_of_all(embeddings, parts))
+
+
+def _of_all(embeddings: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    """Embeddings of all items, where a process has those of its part."""
+    if processes.size() == 1:
+        return embeddings
+    size = processes.once(lambda: embeddings.shape[1])
+    if not len(embeddings):  # there were fewer batches than processes
+        embeddings = np.empty((parts[-1].stop, size), dtype=np.float32)
+    processes.fill(torch.from_numpy(embeddings), parts)
+    return embeddings
 
 
 @contextmanager

@@ -52,24 +52,42 @@ class Draw(int):
 class Draws(Sampler[Any]):
     """The batches of an epoch as a sampler draws them, pass after pass; each draw has a seed of its own.
 
+    Several processes draw the same batches, and each takes an even share of every one of them.
+
     Args:
         sampler: of indices, or of batches of them.
         batch_size: of batches of indices. What is left of a pass that fills no batch is dropped.
         steps: batches in the epoch.
         first: batches that are left out, since they were trained on.
         seed: of the epoch.
+        part: of each batch to take, and how many parts it has.
 
     Examples:
         >>> [int(draw) for draw in Draws([3, 1, 2], batch_size=2, steps=3, first=1, seed=(0,))]
         [3, 1, 3, 1]
+        >>> [int(draw) for draw in Draws([3, 1, 2], batch_size=2, steps=3, first=1, seed=(0,), part=(1, 2))]
+        [1, 1]
     """
 
-    def __init__(self, sampler: Any, batch_size: int, steps: int, first: int, seed: tuple[int, ...]) -> None:
-        self.sampler, self.steps, self.first, self.seed = sampler, steps, first, seed
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        steps: int,
+        first: int,
+        seed: tuple[int, ...],
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.sampler, self.steps, self.first, self.seed, self.part = sampler, steps, first, seed, part
         self.size = 1 if isinstance(sampler, BatchSampler) else batch_size
 
     def __len__(self) -> int:
-        return (self.steps - self.first) * self.size
+        return (self.steps - self.first) * self.share
+
+    @property
+    def share(self) -> int:
+        """Items that it takes of a batch; 1 where the sampler makes batches."""
+        return max(self.size // self.part[1], 1)
 
     def __iter__(self) -> Iterator[Any]:
         number, passes, end = 0, 0, self.steps * self.size
@@ -79,14 +97,19 @@ class Draws(Sampler[Any]):
             if len(drawn) < self.size:
                 return
             for index in drawn[: len(drawn) // self.size * self.size]:
-                if number >= self.first * self.size:
+                if number >= self.first * self.size and self._takes(number % self.size):
                     yield self._draw(index, number)
                 number += 1
             passes += 1
 
+    def _takes(self, place: int) -> bool:
+        return self.size == 1 or place // self.share == self.part[0]
+
     def _draw(self, index: Any, number: int) -> Any:
         if isinstance(index, (list, tuple)):
-            return [Draw.of(i, *self.seed, 0, number, place) for place, i in enumerate(index)]
+            share = len(index) // self.part[1]
+            places = range(self.part[0] * share, (self.part[0] + 1) * share)
+            return [Draw.of(index[place], *self.seed, 0, number, place) for place in places]
         return Draw.of(index, *self.seed, 0, number)
 
 

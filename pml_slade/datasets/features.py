@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .. import processes
 from ..checkpoints import as_size, free_space, write_array_atomic, write_json_atomic
 from ..exceptions import ConfigError
 from ..strangers import check_file, read_json
@@ -58,18 +59,26 @@ class FeatureStore:
     def find(self, images: ImageDataset) -> list[Place]:
         """Return where the features of each image stand; those that are not there yet are computed."""
         keys = content_keys(images)
+        missing = processes.once(lambda: self._missing(keys))
+        # Each shard is one process's: what augmentation draws in it does not depend on how many there are.
+        for start in range(processes.rank() * self.shard, len(missing), processes.size() * self.shard):
+            chosen = missing[start : start + self.shard]
+            logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
+            part = images.without_labels().subset(chosen)
+            with processes.alone():
+                views = [self.extract(part.with_transform(t)).astype(np.float16) for t in self.transforms]
+            self._write([keys[i] for i in chosen], np.stack(views, axis=1))
+        processes.wait()
+        self._read_shards()
+        return [self._places[key] for key in keys]
+
+    def _missing(self, keys: list[str]) -> list[int]:
+        """Images whose features are not there yet."""
         self._read_shards()
         missing = [i for i, key in enumerate(keys) if key not in self._places]
         if missing:
             self.check_space(len(missing))
-        for start in range(0, len(missing), self.shard):
-            chosen = missing[start : start + self.shard]
-            logger.info("features of images %d to %d of %d", start + 1, start + len(chosen), len(missing))
-            part = images.without_labels().subset(chosen)
-            views = [self.extract(part.with_transform(t)).astype(np.float16) for t in self.transforms]
-            self._write([keys[i] for i in chosen], np.stack(views, axis=1))
-        self._read_shards()
-        return [self._places[key] for key in keys]
+        return missing
 
     def check_space(self, images: int) -> None:
         """Refuse to compute what the disk cannot hold.

@@ -120,6 +120,11 @@ class CollateViews:
         return [self.redraw(images), *others]
 
     @property
+    def by_item(self) -> bool:
+        """Whether an item comes out the same, whatever the others are: nothing is drawn for all at once."""
+        return self.redraw is None
+
+    @property
     def plain(self) -> Callable[[list[Any]], Any]:
         """Collates images that are embedded: one view, unchanged."""
         return default_collate

@@ -156,6 +156,7 @@ class Method(ABC):
             models: trunk and embedder, to start from.
             folder: of the row, for what it wants to write for people.
         """
+        from .. import processes
         from ..averages import ModelAverage
         from .building import build_cosine_schedulers
 
@@ -163,6 +164,8 @@ class Method(ABC):
         models = {name: job.runtime.place(model) for name, model in models.items()}
         average = None if settings.average is None else ModelAverage(models, settings.average)
         trainer = self.trainer(job, models, average, folder)
+        for size in ("batch_size", "unlabeled_batch_size"):
+            processes.check_batch(f"{self.key}, {size}", getattr(trainer, size, 0))
         if settings.schedule == "cosine":
             trainer.lr_schedulers = build_cosine_schedulers(trainer.optimizers, settings.steps)
         return trainer, average

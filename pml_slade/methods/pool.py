@@ -71,11 +71,13 @@ class PoolMethod(Method):
 
     def pool(self, job: Job, folder: Path) -> dict[str, Any]:
         """Arguments of the trainer that concern the pool's images."""
+        from ..processes import once
+
         pool = job.images.splits.unlabeled.without_labels()
         return {
             "unlabeled_dataset": job.images.augmented(pool),
             "clustering_dataset": job.images.plain(pool),
-            "end_of_labeling_hook": lambda trainer: write_labels(trainer, folder, pool),
+            "end_of_labeling_hook": lambda trainer: once(lambda: write_labels(trainer, folder, pool)),
         }
 
     def trainer_class(self) -> Any:

@@ -294,7 +294,8 @@ class SwAVTrainer(StatefulTrainer):
         embeddings: list[Tensor] = []
         for _, group in groupby(curr_batch, key=lambda view: view.shape):
             views = list(group)
-            embeddings += self.compute_embeddings(torch.cat(views)).chunk(len(views))
+            own = self.compute_embeddings(torch.cat(views))
+            embeddings += self.rows_of_all(own, self.batch_size).chunk(len(views))
         length = self.queue_batches * self.batch_size
         self.losses["metric_loss"] = self.swav_loss(embeddings[:2], embeddings[2:], length)
         if length and self.get_global_iteration() >= self.queue_from_iteration:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import processes
 from ..datasets.catalogue import CATALOGUE
 from ..datasets.duplicates import DuplicateReport, Thumbnails, common_mode, match
 from ..datasets.folders import open_images
@@ -197,7 +198,7 @@ def readable_images(images: dict[str, ImageDataset], data: DataConfig) -> dict[s
         DataError: such images, all of them in one message, or a part of which nothing is left.
     """
     skip = data.unreadable == "skip"
-    bad = {name: unreadable(part, decode=skip) for name, part in images.items()}
+    bad = processes.once(lambda: {name: unreadable(part, decode=skip) for name, part in images.items()})
     named = [
         f"{name}: {images[name].name(i)} ({why})" for name, found in bad.items() for i, why in found.items()
     ]
@@ -233,15 +234,21 @@ def without_duplicates(splits: Splits) -> Splits:
     Raises:
         DataError: nothing of the pool is left.
     """
+    left_out = processes.once(lambda: _in_held_out(splits))
+    kept = np.setdiff1d(np.arange(len(splits.unlabeled)), list(left_out))
+    if not len(kept):
+        raise DataError("data.leave_out_duplicates: every image of the pool is a held-out image, too.")
+    return replace(splits, unlabeled=splits.unlabeled.subset(kept)) if left_out else splits
+
+
+def _in_held_out(splits: Splits) -> set[int]:
+    """Images of the pool that are held out, too, by position; it is said how many there are."""
     left_out: set[int] = set()
     for (_, held_out), report in _duplicates(splits, {"pool": "unlabeled"}).items():
         if report.pairs:
             logger.warning("pool against %s: %s. These are left out of the pool.", held_out, report)
         left_out.update(report.indices.tolist())
-    kept = np.setdiff1d(np.arange(len(splits.unlabeled)), list(left_out))
-    if not len(kept):
-        raise DataError("data.leave_out_duplicates: every image of the pool is a held-out image, too.")
-    return replace(splits, unlabeled=splits.unlabeled.subset(kept)) if left_out else splits
+    return left_out
 
 
 def _duplicates(splits: Splits, learned: dict[str, str]) -> dict[tuple[str, str], DuplicateReport]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import processes
 from ..checkpoints import text_file_atomic, write_array_atomic, write_json_atomic
 from ..clustering.likeness import Likeness
 from ..clustering.trust import neighbours_right
@@ -92,8 +93,8 @@ def pool_learned_from(
         DataError: fewer are like the labeled ones.
     """
     pool = views.splits.unlabeled
-    if (run / KEPT).exists():
-        return pool.subset(read_kept(run, len(pool)))
+    if processes.once((run / KEPT).exists):
+        return pool.subset(processes.once(lambda: read_kept(run, len(pool))))
     labeled = views.splits.labeled
     if labeled.num_classes < 2:
         return pool
@@ -107,9 +108,7 @@ def pool_learned_from(
         ]
     )
     kept = np.flatnonzero(nearness >= likeness.floor)
-    _tell(len(pool) - len(kept), len(pool), run / LEFT_OUT, fewest)
-    _write_left_out(run / LEFT_OUT, unlabeled, nearness, likeness.floor)
-    write_array_atomic(run / KEPT, kept)  # the last: it says that all is there
+    processes.once(lambda: _write_down(run, unlabeled, nearness, likeness.floor, fewest))
     return pool.subset(kept)
 
 
@@ -137,6 +136,14 @@ def read_kept(run: Path, images: int) -> np.ndarray:
             "delete it, and it is made again."
         )
     return kept
+
+
+def _write_down(run: Path, pool: ImageDataset, nearness: np.ndarray, floor: float, fewest: int) -> None:
+    """Say what is left out, and write it into a run's folder."""
+    kept = np.flatnonzero(nearness >= floor)
+    _tell(len(pool) - len(kept), len(pool), run / LEFT_OUT, fewest)
+    _write_left_out(run / LEFT_OUT, pool, nearness, floor)
+    write_array_atomic(run / KEPT, kept)  # the last: it says that all is there
 
 
 def _tell(left_out: int, images: int, file: Path, fewest: int) -> None:

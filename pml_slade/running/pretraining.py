@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
+from .. import processes
 from ..checkpoints import write_atomic
 from ..datasets.draws import seed_everything
 from ..datasets.fingerprints import digest, list_images
@@ -57,17 +59,25 @@ def run_pretraining(config: Config, progress: bool = True) -> Path:
         ConfigError: settings that do not fit; the folder holds this stage with other settings or images.
         DataError: images that cannot be used.
     """
-    check_run(config.output, [])
-    check_free(config.output)
+    processes.once(lambda: _check_place(config))
     tracking = build_tracking(config, progress)
     images, runtime = build_pretraining_images(config), build_runtime(config, progress)
     check(config, images, runtime)
-    settings = Path(config.output) / "config.yaml"
-    with told(str), locked(config.output):
-        _admit(config, images)  # another run may have come first
-        if not settings.exists():  # else it may be that of a run with rows
-            write_atomic(settings, config.to_yaml().encode())
+    with told(str), locked(config.output) if processes.is_first() else nullcontext():
+        processes.once(lambda: _begin(config, images))
         return pretrain(config, images, runtime, tracking)
+
+
+def _check_place(config: Config) -> None:
+    check_run(config.output, [])
+    check_free(config.output)
+
+
+def _begin(config: Config, images: Images) -> None:
+    settings = Path(config.output) / "config.yaml"
+    _admit(config, images)  # another run may have come first
+    if not settings.exists():  # else it may be that of a run with rows
+        write_atomic(settings, config.to_yaml().encode())
 
 
 def pretrained_file(config: Config) -> Path:
@@ -82,8 +92,8 @@ def check(config: Config, images: Images, runtime: Runtime) -> None:
         ConfigError: settings that do not fit; the stage was begun with other settings or images.
         DataError: fewer images than a batch.
     """
-    _admit(config, images)
-    if not pretrained_file(config).exists():
+    processes.once(lambda: _admit(config, images))
+    if not processes.once(pretrained_file(config).exists):
         build_trainer(config, images, runtime)
 
 
@@ -110,13 +120,9 @@ def pretrain(
     Raises:
         ConfigError: the stage was begun with other settings or images.
     """
-    file, row = pretrained_file(config), Row(Path(config.output), FOLDER)
-    inputs, lists = _inputs(config, images)
-    row.admit(inputs, lists)
-    if file.exists():
+    file = pretrained_file(config)
+    if processes.once(lambda: _is_done(config, images)):
         return file
-    keep_lists(row.run, lists)
-    row.begin(inputs)
     trainer = build_trainer(config, images, runtime)
     trunk = trainer.models["trunk"]
     stage = Stage(
@@ -133,8 +139,21 @@ def pretrain(
         tracking=tracking,
     )
     run_stage(stage)
-    save_swav_checkpoint(file, trunk, trainer.models["embedder"], trainer.swav_loss.prototypes)
+    parts = trunk, trainer.models["embedder"], trainer.swav_loss.prototypes
+    processes.once(lambda: save_swav_checkpoint(file, *parts))
     return file
+
+
+def _is_done(config: Config, images: Images) -> bool:
+    """Whether the stage is done; else, note that it begins, or is resumed."""
+    row = Row(Path(config.output), FOLDER)
+    inputs, lists = _inputs(config, images)
+    row.admit(inputs, lists)
+    if pretrained_file(config).exists():
+        return True
+    keep_lists(row.run, lists)
+    row.begin(inputs)
+    return False
 
 
 def _inputs(config: Config, images: Images) -> tuple[Inputs, dict[str, list[str]]]:
@@ -150,6 +169,7 @@ def build_trainer(config: Config, images: Images, runtime: Runtime) -> SwAVTrain
         DataError: fewer images than a batch.
     """
     settings, data, device = config.pretraining, config.data, runtime.device
+    processes.check_batch("pretraining.batch_size", settings.batch_size)
     seed_everything(config.seed)
     given = _given(config)
     trunk = build_trunk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import platform
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from .. import processes
 from ..averages import mean_of_models
 from ..checkpoints import file_digest, write_atomic, write_json_atomic
 from ..clustering import suggest_num_clusters
@@ -24,7 +26,7 @@ from ..datasets.fingerprints import digest
 from ..datasets.images import ImageDataset
 from ..datasets.splits import Splits, describe, shared_labels
 from ..datasets.views import Views
-from ..evaluation import evaluate, map_at_r_by_class
+from ..evaluation import map_at_r_by_class
 from ..exceptions import CheckpointError, ConfigError, MachineError, SladeError
 from ..faults import told
 from ..locks import check_free, locked
@@ -78,8 +80,7 @@ class Run:
             raise ConfigError("rows is empty: name some, or run `pml-slade pretrain` to pretrain alone.")
         self.config = config
         self.folder = Path(config.output)
-        check_run(self.folder, [method.key for method in config.chosen])
-        check_free(self.folder)
+        processes.once(self._check_place)
         self.tracking = build_tracking(config, progress)
         check_model(config)
         splits = data.usable(splits or data.build_splits(config), config.data)
@@ -112,12 +113,22 @@ class Run:
             ConfigError: another run holds the folder, or has begun a row in it with other settings or images.
             MachineError: the disk is full, memory is out, and the like.
         """
-        with told(str), locked(self.folder):
+        with told(str), locked(self.folder) if processes.is_first() else nullcontext():
             return self._run()
 
     def _run(self) -> list[Result]:
-        for method in self.config.chosen:  # another run may have come first
-            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
+        processes.once(self._begin)
+        results = []
+        for method in self.config.chosen:
+            results.append(self._result(method))
+            if processes.is_first():
+                write_json_atomic(self.folder / "results.json", [asdict(r) for r in results])
+        processes.once(lambda: self._end(results))
+        return results
+
+    def _begin(self) -> None:
+        """Write down what the run works with."""
+        self._admit()  # another run may have come first
         for sign in self.signs:
             logger.warning("%s", sign)
         left = [m for m in self.config.chosen if m.trains and not self._is_done(m)]
@@ -126,15 +137,17 @@ class Run:
         clear_leftovers(self.folder)
         keep_lists(self.folder, self.lists)
         write_atomic(self.folder / "config.yaml", self.config.to_yaml().encode())
-        results = []
-        for method in self.config.chosen:
-            results.append(self._result(method))
-            write_json_atomic(self.folder / "results.json", [asdict(r) for r in results])
+
+    def _end(self, results: list[Result]) -> None:
+        """Write the run's model, and what it is."""
         best = self.folder / self.best(results).model
         load_model(best)  # verified before it is copied
         write_atomic(self.folder / "model.safetensors", best.read_bytes())
         write_card(self.folder, self.config, results, self.best(results))
-        return results
+
+    def _admit(self) -> None:
+        for method in self.config.chosen:
+            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
 
     def best(self, results: list[Result]) -> Result:
         """The row whose model is the run's: the one that validates best; without validation, the last one."""
@@ -168,7 +181,8 @@ class Run:
             method: of a row.
             images: what it learns from; None: all, as they are.
         """
-        config, views, facts = self.config, images or self.views, PoolFacts.read(self.folder)
+        config, views = self.config, images or self.views
+        facts = processes.once(lambda: PoolFacts.read(self.folder))
         labeled, pool = views.splits.labeled, views.splits.unlabeled
         suggested = suggest_num_clusters(len(pool), len(labeled) / labeled.num_classes)
         return Job(
@@ -192,18 +206,23 @@ class Run:
         """The method that the others start from."""
         return next(method for method in self.config.chosen if method.is_teacher)
 
+    def _check_place(self) -> None:
+        check_run(self.folder, [method.key for method in self.config.chosen])
+        check_free(self.folder)
+
     def _check(self) -> None:
         """Refuse what cannot work, before anything is trained or written."""
         data.check_batches(self.config, self.splits)
         data.check_evaluation(self.splits)
-        if self.config.teacher.run is not None:
-            check_teacher_of(self.config.teacher.run, self._inputs(self.teacher), self.lists)
+        run = self.config.teacher.run
+        if run is not None:
+            processes.once(lambda: check_teacher_of(run, self._inputs(self.teacher), self.lists))
         models = build_models(self.config)
         if self.is_frozen:
             models["trunk"] = split(self.config, models["trunk"]).last
         self._parts = list(models.values())
+        processes.once(self._admit)
         for method in self.config.chosen:
-            Row(self.folder, method.key).admit(self._inputs(method), self.lists)
             method.check(self.job(method), copy.deepcopy(models))
         if self.config.pretraining.steps and self.config.teacher.run is None:
             pretraining.check(self.config, self._pretraining_images, self.reading)
@@ -244,17 +263,12 @@ class Run:
     def _result(self, method: Method) -> Result:
         """Train and measure a row, unless that is done."""
         row = Row(self.folder, method.key)
-        done, inputs = row.result(), self._inputs(method)
-        if done is not None and row.is_done_with(inputs):
-            row.admit(inputs, self.lists)
-            model = str(self._model_file(method).relative_to(self.folder))
-            ours = {"row": method.key, "title": method.title, "model": model}  # not what a file says
-            return Result(**done | ours)
+        done = processes.once(lambda: self._done(method, row))
+        if done is not None:
+            return done
         borrowed = self.config.teacher.run if method.is_teacher else None
         pretrained = None if method.starts_from_teacher or borrowed else self._pretrained()
-        inputs = self._inputs(method)
-        row.admit(inputs, self.lists)
-        row.begin(inputs)
+        processes.once(lambda: self._begin_row(method, row))
         try:
             if not method.trains:
                 models = self._untrained(method)
@@ -265,20 +279,41 @@ class Run:
         except (CheckpointError, MachineError):
             raise
         except SladeError as error:
-            row.fail(error)
+            if processes.is_first():
+                row.fail(error)
             raise
         result = self._measure(method, models)
         if borrowed:
             theirs = Row(borrowed, method.key).result() or {}
             result = replace(result, steps=theirs["steps"], images=theirs["images"])
-        row.finish(asdict(result))
+        if processes.is_first():
+            row.finish(asdict(result))
         return result
+
+    def _done(self, method: Method, row: Row) -> Result | None:
+        """The result of a row that is done."""
+        done, inputs = row.result(), self._inputs(method)
+        if done is None or not row.is_done_with(inputs):
+            return None
+        row.admit(inputs, self.lists)
+        model = str(self._model_file(method).relative_to(self.folder))
+        ours = {"row": method.key, "title": method.title, "model": model}  # not what a file says
+        return Result(**done | ours)
+
+    def _begin_row(self, method: Method, row: Row) -> None:
+        inputs = self._inputs(method)
+        row.admit(inputs, self.lists)
+        row.begin(inputs)
 
     def _borrow(self, method: Method, run: Path) -> Models:
         """Take the teacher of another run."""
-        file = teacher_file(run)
-        load_model(file)  # verified before it is copied
-        write_atomic(self._model_file(method), file.read_bytes())
+
+        def copy_file() -> None:
+            file = teacher_file(run)
+            load_model(file)  # verified before it is copied
+            write_atomic(self._model_file(method), file.read_bytes())
+
+        processes.once(copy_file)
         return self._load(self._model_file(method))
 
     def _train(self, method: Method, pretrained: Path | None) -> Models:
@@ -287,26 +322,22 @@ class Run:
             self._look_at_pool()
         for turn in range(1, self._turns(method) + 1):
             file = self._model_file(method, turn)
-            if not file.exists():
+            if not processes.once(file.exists):
                 learned = self._learn(method, turn, file.parent, self._start_of(method, turn, pretrained))
                 if self.config.student.soup and method.starts_from_teacher:
                     learned = self._soup(method, turn, file.parent, learned)
-                save_model(file, self._whole(learned), model_meta(self.config))
+                self._save(file, self._whole(learned), model_meta(self.config))
         return self._load(file)
 
     def _look_at_pool(self) -> None:
         """Say, once, how far neighbours in the pool can be trusted, by the teacher's embeddings."""
-        if PoolFacts.read(self.folder) is None:
-            teacher, known = self._load(self._model_file(self.teacher)), self._hardly_learned()
-            look_at_pool(
-                self.folder,
-                len(self.splits.unlabeled),
-                self._embed(teacher, self.pool.without_labels()),
-                self._embed(teacher, known),
-                known.known_labels(),
-                whitening=self.config.student.whitening,
-                device=self.runtime.device,
-            )
+        if processes.once(lambda: PoolFacts.read(self.folder)) is not None:
+            return
+        teacher, known = self._load(self._model_file(self.teacher)), self._hardly_learned()
+        pool, labeled = (self._embed(teacher, part.without_labels()) for part in (self.pool, known))
+        how = {"whitening": self.config.student.whitening, "device": self.runtime.device}
+        count, labels = len(self.splits.unlabeled), known.known_labels()
+        processes.once(lambda: look_at_pool(self.folder, count, pool, labeled, labels, **how))
 
     def _hardly_learned(self) -> ImageDataset:
         """Images with labels that the teacher was not long trained on: there its neighbours are no better."""
@@ -325,7 +356,7 @@ class Run:
         """The mean of a student's weights and of those that it started from, or that labels alone taught."""
         other, labels = self._start_of(method, turn), method.anchor
         if labels is not None:
-            same = turn == 1 and self._is_done(labels)  # that row is the same training
+            same = turn == 1 and processes.once(lambda: self._is_done(labels))  # it is the same training
             place = self._model_file(labels, turn).parent if same else folder / labels.key
             other = self._learn(labels, turn, place, other)
         return mean_of_models([other, learned], [1 - method.share, method.share])
@@ -348,7 +379,7 @@ class Run:
         size: Any = self.trunk.output_size
         models = {"trunk": self.trunk, "embedder": identity_embedder(size)}
         meta = model_meta(self.config) | {"embedding_size": size, "hidden_sizes": []}
-        save_model(self._model_file(method), models, meta)
+        self._save(self._model_file(method), models, meta)
         return self._load(self._model_file(method))
 
     def _whole(self, models: Models) -> Models:
@@ -424,7 +455,7 @@ class Run:
         def validate(trunk: torch.nn.Module) -> Metrics:
             assert validation is not None
             vectors = self.reading.quiet.embed(self.views.plain(validation), trunk)
-            return evaluate(vectors, validation.known_labels(), device=self.runtime.device)
+            return self.runtime.evaluate(vectors, validation.known_labels())
 
         measured = None if validation is None else validate
         return pretraining.pretrain(config, self._pretraining_images, self.reading, self.tracking, measured)
@@ -466,17 +497,17 @@ class Run:
         assert validation is not None
         embeddings, labels = self._embed(models, validation), validation.known_labels()
         device = self.runtime.device
-        by_class = map_at_r_by_class(embeddings, labels, device=device).round(4).tolist()
-        return evaluate(embeddings, labels, device=device), by_class
+        by_class = processes.once(lambda: map_at_r_by_class(embeddings, labels, device=device))
+        return self.runtime.evaluate(embeddings, labels), by_class.round(4).tolist()
 
     def _evaluate(
         self, models: Models, queries: ImageDataset, gallery: ImageDataset | None = None
     ) -> Metrics:
         if gallery is None:
-            return evaluate(self._embed(models, queries), queries.known_labels(), device=self.runtime.device)
+            return self.runtime.evaluate(self._embed(models, queries), queries.known_labels())
         labels, gallery_labels = shared_labels(queries, gallery)
         found = self._embed(models, queries), labels, self._embed(models, gallery), gallery_labels
-        return evaluate(*found, device=self.runtime.device)
+        return self.runtime.evaluate(*found)
 
     def _embed(self, models: Models, images: ImageDataset) -> np.ndarray:
         return self.runtime.quiet.embed(self._images.plain(images), embedding_model(models))
@@ -484,6 +515,9 @@ class Run:
     def _model_file(self, method: Method, turn: int | None = None) -> Path:
         turns, folder = self._turns(method), self.folder / method.key
         return (folder / f"turn-{turn or turns}" if turns > 1 else folder) / "model.safetensors"
+
+    def _save(self, file: Path, models: Models, meta: dict[str, Any]) -> None:
+        processes.once(lambda: save_model(file, models, meta))
 
     def _load(self, file: Path) -> Models:
         model = load_model(file, device=self.runtime.device)

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +16,16 @@ import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
 from tqdm import tqdm
 
+from .. import processes
 from ..averages import ModelAverage
 from ..checkpoints import Checkpoints, as_size, free_space
 from ..compat import train_loaders_by
 from ..datasets.draws import seed_everything
 from ..evaluation import interval
-from ..exceptions import CheckpointError, DivergedError, MachineError, SladeError
+from ..exceptions import CheckpointError, ConfigError, DivergedError, MachineError, SladeError
 from ..faults import told
 from ..numerics import Numerics
-from ..stopping import came, held, leave, released
+from ..stopping import held, leave, released, take, waiting
 from ..trainers import StatefulTrainer, load_trainer_state, trainer_metrics, trainer_state
 from ..trainers.checks import check_finite
 from .clock import Clock
@@ -42,6 +43,8 @@ Validate = Callable[[torch.nn.Module], Metrics]
 """Measures a module that turns images into embeddings."""
 KEPT = 2
 """Checkpoints of a stage."""
+GRACE = 2.0
+"""Seconds in which a launcher passes on what the terminal has sent already."""
 COPIES = 5
 """Of what is learned, in a checkpoint: itself, two moments of an optimizer, an average, the best so far."""
 
@@ -127,23 +130,32 @@ def run_stage(stage: Stage) -> None:
     """
     checkpoints = Checkpoints(stage.folder / "checkpoints", KEPT)
     clock = Clock(stage.name, stage.checkpoint_minutes)
-    with told(lambda: _resumes_at(stage, checkpoints)), held():
+    grace = GRACE if processes.size() > 1 else 0.0
+    with told(lambda: _resumes_at(stage, checkpoints)), held(grace):
         _set_numerics(stage)
         fresh = not _restore(stage, checkpoints)
         parts = (*stage.models.values(), *stage.trainer.loss_funcs.values())
+        processes.copy_first((*stage.trainer.models.values(), *parts))
         check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
             _keep_best(stage, 0, _validate(stage, clock))
-        records = Records(stage.folder, stage.name, stage.history, stage.tracking)
         loaders = EpochLoaders(stage.seed, stage.trainer.data_device)
-        with records, _bar(stage) as bar, closing(loaders):
+        with _records(stage) as records, _bar(stage) as bar, closing(loaders):
             for epoch in range(len(stage.history) + 1, stage.epochs + 1):
                 row = _train_epoch(stage, epoch, _Epoch(loaders, checkpoints, clock, bar))
-                records.add(row)
+                if records is not None:
+                    records.add(row)
                 _show(stage, row, bar)
                 leave()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
+
+
+def _records(stage: Stage) -> Any:
+    """Where the figures of each epoch are written: by one process."""
+    if not processes.is_first():
+        return nullcontext()
+    return Records(stage.folder, stage.name, stage.history, stage.tracking)
 
 
 def _resumes_at(stage: Stage, checkpoints: Checkpoints) -> str:
@@ -163,6 +175,11 @@ def _set_numerics(stage: Stage) -> None:
     trainer, numerics = stage.trainer, stage.numerics
     if isinstance(trainer, StatefulTrainer):
         trainer.numerics = numerics
+    elif processes.size() > 1:
+        raise ConfigError(
+            f"{stage.name}: {type(trainer).__name__} is no StatefulTrainer, so that it trains in one "
+            "process; start it without torchrun."
+        )
     elif numerics.precision != "fp32":
         kind = type(trainer).__name__
         logger.warning("%s: %s is no StatefulTrainer, so that it computes in fp32", stage.name, kind)
@@ -175,7 +192,8 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
     """Train what is left of an epoch, and validate; return its figures, which are in a checkpoint then."""
 
     def save() -> None:
-        tools.checkpoints.save(_state(stage), stage.step)
+        if processes.is_first():
+            tools.checkpoints.save(_state(stage), stage.step)
         tools.clock.save()
 
     trainer, first = stage.trainer, stage.step - (epoch - 1) * stage.epoch_steps
@@ -187,9 +205,10 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
             _train_step(stage)
             tools.bar.update()
             tools.clock.step(stage.steps - stage.step, stage.epochs - len(stage.history))
-            if came() or tools.clock.is_due():
+            if _is_due(tools.clock):
                 _settle(trainer)
                 save()
+                processes.wait()  # who leaves first may end the others
                 leave()
         _settle(trainer)
     row = {"epoch": float(epoch), **{name: float(total) for name, total in stage.totals.items()}}
@@ -209,6 +228,13 @@ def _train_epoch(stage: Stage, epoch: int, tools: _Epoch) -> Metrics:
     stage.totals = {}
     save()
     return row
+
+
+def _is_due(clock: Clock) -> bool:
+    """Whether a checkpoint is written now: it is time, or a signal has come, to whichever process."""
+    number, late = processes.most(waiting(), clock.is_due())
+    take(number)
+    return bool(number or late)
 
 
 def _begin_epoch(stage: Stage, epoch: int) -> None:
@@ -336,9 +362,14 @@ def _state(stage: Stage) -> dict[str, Any]:
 def _restore(stage: Stage, checkpoints: Checkpoints) -> bool:
     """Go on after the last checkpoint; whether there is one."""
     found = checkpoints.load_latest()
+    step, state = found or (0, {})
+    if processes.once(lambda: step) != step:
+        raise CheckpointError(
+            f"the processes do not see the same checkpoints in {checkpoints.folder}: give an output folder "
+            "that all machines share."
+        )
     if found is None:
         return False
-    step, state = found
     try:
         _check(stage, state)
         load_trainer_state(stage.trainer, state["trainer"])

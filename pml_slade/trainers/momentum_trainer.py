@@ -39,17 +39,18 @@ class MomentumTrainer(SelfTrainingTrainer):
     def get_batch(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return a labeled batch and the first views of an unlabeled one; keep the second views."""
         labeled, (views, labels) = super().get_batch()
-        n = len(views) // 2
-        if len(views) != 2 * n or not torch.equal(labels[:n], labels[n:]):
+        n, images = len(views) // 2, len(labels) // 2
+        if len(views) != 2 * n or not torch.equal(labels[:images], labels[images:]):
             raise DataError("unlabeled_collate_fn must give two views of each image, first views first.")
         self._second_views = views[n:]
-        return labeled, (views[:n], labels[:n])
+        return labeled, (views[:n], labels[:images])
 
     def unlabeled_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return what the loss says of the student's and the teacher's embeddings."""
         teacher = self._teacher().eval()
         with torch.no_grad():
             taught = teacher(self.to_device(self._second_views))
+            taught = self.rows_of_all(taught, self.unlabeled_batch_size)
         loss: Tensor = self.loss_funcs["unlabeled_metric_loss"](embeddings, taught)
         return loss
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..checks import check_int
 from ..clustering import smooth, whiten
 from ..clustering.neighbours import nearest_others
@@ -55,11 +57,13 @@ class NeighbourTrainer(SelfTrainingTrainer):
     def _begin_epoch(self) -> None:
         super()._begin_epoch()
         embeddings = self.labeler.embed(self._teacher())
+        found = (embeddings, *processes.once(lambda: self._neighbours(embeddings)))
+        self.neighbour_loss.remember(*(torch.from_numpy(x).to(self.data_device) for x in found))
+
+    def _neighbours(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         seen = whiten(embeddings, self.whitening) if self.whitening else embeddings
         seen = smooth(seen, self.smoothing, device=self.data_device)
-        k = min(self.neighbour_loss.num_neighbours, len(seen) - 1)
-        found = (embeddings, *nearest_others(seen, k, self.data_device))
-        self.neighbour_loss.remember(*(torch.from_numpy(x).to(self.data_device) for x in found))
+        return nearest_others(seen, min(self.neighbour_loss.num_neighbours, len(seen) - 1), self.data_device)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Also the neighbours of this epoch."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import processes
 from ..checks import check_int, check_map_style
 from ..clustering import Clustering
 from ..datasets.pseudo_label_dataset import PseudoLabelDataset
@@ -97,7 +98,8 @@ class PoolLabeler:
         """
         if self.num_clusters is None:
             raise ConfigError("num_clusters was not given: give the number of clusters to label the pool by.")
-        clusters = self.clustering(self.embed(teacher), self.num_clusters)
+        embeddings, k = self.embed(teacher), self.num_clusters
+        clusters = processes.once(lambda: self.clustering(embeddings, k))
         return PseudoLabelDataset.from_clusters(self.images, clusters, self.label_offset, self.data_getter)
 
     def with_labels(self, pseudo_labels: Any, label_offset: int) -> PseudoLabelDataset:

@@ -359,9 +359,9 @@ class SelfTrainingTrainer(StatefulTrainer):
             )
         except StopIteration:
             raise _no_batch("unlabeled_dataset", "unlabeled_sampler", self.unlabeled_batch_size) from None
-        unlabeled = self.labeler.reader.data_and_labels(batch)
-        self._check_shapes(labeled[0], unlabeled[0])
-        return labeled, unlabeled
+        data, pseudo_labels = self.labeler.reader.data_and_labels(batch)
+        self._check_shapes(labeled[0], data)
+        return labeled, (data, self.labels_of_all(pseudo_labels, self.unlabeled_batch_size))
 
     def calculate_loss(self, curr_batch: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         """Compute the three terms of Eq. 9.
@@ -381,7 +381,7 @@ class SelfTrainingTrainer(StatefulTrainer):
             )
         # While the basis warms up the others are measured, not trained: hooks record all losses at each step.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not warming_up):
-            embeddings, pool_embeddings = joint[: len(data)], joint[len(data) :]
+            embeddings, pool_embeddings = joint[: len(labels)], joint[len(labels) :]
             if self._weighs("metric_loss"):
                 pairs = self.maybe_mine_embeddings(embeddings, labels)
                 self.losses["metric_loss"] = self.loss_funcs["metric_loss"](embeddings, labels, pairs)
@@ -446,13 +446,17 @@ class SelfTrainingTrainer(StatefulTrainer):
         if isinstance(labels, (list, tuple)) and isinstance(labels[0], str):
             labels = np.array(labels)
         labels = c_f.process_label(labels, self.label_hierarchy_level, self.label_mapper)
-        mined: tuple[Tensor, Tensor] = self.maybe_do_batch_mining(data, labels)
-        return mined
+        data, labels = self.maybe_do_batch_mining(data, labels)
+        return data, self.labels_of_all(labels, self.batch_size)
 
     def _joint_embeddings(self, data: Tensor, pool_data: Tensor) -> Tensor:
         if data.shape[1:] == pool_data.shape[1:]:
-            return self.compute_embeddings(torch.cat([self.to_device(data), self.to_device(pool_data)]))
-        return torch.cat([self.compute_embeddings(data), self.compute_embeddings(pool_data)])
+            joint = self.compute_embeddings(torch.cat([self.to_device(data), self.to_device(pool_data)]))
+            parts = joint[: len(data)], joint[len(data) :]
+        else:
+            parts = self.compute_embeddings(data), self.compute_embeddings(pool_data)
+        sizes = self.batch_size, self.unlabeled_batch_size
+        return torch.cat([self.rows_of_all(part, size) for part, size in zip(parts, sizes)])
 
     def _load_pool(self) -> None:
         assert self.pool is not None  # initialize_dataloader has seen to it

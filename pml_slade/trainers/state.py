@@ -10,9 +10,11 @@ import torch
 from pytorch_metric_learning.losses import CrossBatchMemory
 from torch import Tensor, nn
 
+from .. import processes
 from ..compat import TrainerWithExtraKeys
-from ..exceptions import CheckpointError
+from ..exceptions import CheckpointError, ConfigError
 from ..functional import at_least_float32
+from ..joint_norm import joint_batch_norm
 from ..losses.memory import QUEUE, Memory
 from ..numerics import Numerics, laid_out_for
 from .checks import FiniteWatch
@@ -125,12 +127,40 @@ class StatefulTrainer(TrainerWithExtraKeys):
         """Return what the last step tells of the training, beside its losses."""
         return {}
 
+    def train(self, start_epoch: int = 1, num_epochs: int = 1) -> None:
+        """Train as PML's trainers do, in one process.
+
+        Raises:
+            ConfigError: several processes share the work; only the stages of a run read shares of batches.
+        """
+        if processes.size() > 1:
+            raise ConfigError(
+                f"{type(self).__name__}.train trains in one process: start it without torchrun, or call "
+                "pml_slade.train, whose runs several processes share."
+            )
+        super().train(start_epoch, num_epochs)
+
     def compute_embeddings(self, data: Tensor) -> Tensor:
         """Return the embeddings of images, in float32 at least."""
         data = laid_out_for(self.models["trunk"], self.to_device(data))
-        with self.numerics.computing(data.device):
+        with self.numerics.computing(data.device), joint_batch_norm(), processes.own_draws(data.device):
             embeddings: Tensor = super().compute_embeddings(data)
         return at_least_float32(embeddings)
+
+    def rows_of_all(self, own: Tensor, batch_size: int) -> Tensor:
+        """Return the rows of a batch, of which each process has those of its share, see `processes`.
+
+        A loss is computed from the rows of all, and by every process.
+
+        Args:
+            own: rows of this process's images, or of all their views.
+            batch_size: images of the batch.
+        """
+        return processes.gathered(own, batch_size // processes.size())
+
+    def labels_of_all(self, own: Any, batch_size: int) -> Any:
+        """Likewise of labels, which stay where they are."""
+        return own if processes.size() == 1 else self.rows_of_all(torch.as_tensor(own), batch_size)
 
     def to_device(self, data: Tensor) -> Tensor:
         """Move images to where they are computed with, as `dtype`; what is pinned comes without a wait."""
@@ -148,6 +178,11 @@ class StatefulTrainer(TrainerWithExtraKeys):
                 super().backward()
             else:
                 self.scaler.scale(self.losses["total_loss"]).backward()
+        models, losses = (
+            [p for part in parts.values() for p in part.parameters()]
+            for parts in (self.models, self.loss_funcs)
+        )
+        processes.add_gradients(models, losses)
 
     def clip_gradients(self) -> None:
         """Clip gradients as they are, not as they are scaled."""

@@ -21,7 +21,7 @@ from pytorch_metric_learning.losses import (
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 from safetensors.torch import load_file
 
-from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer
+from pml_slade import FeatureBasisLoss, PseudoLabelDataset, SelfTrainingTrainer, runtime
 from pml_slade.api import train_rows
 from pml_slade.clustering import cluster, embed
 from pml_slade.datasets.omniglot import omniglot_splits
@@ -31,7 +31,6 @@ from pml_slade.methods import METHODS
 from pml_slade.methods.settings import BasisConfig, Section
 from pml_slade.models import load_model
 from pml_slade.running import data as run_data
-from pml_slade.running import run as run_module
 from pml_slade.running import stages
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
@@ -78,7 +77,7 @@ class Recorded:
         self.monkeypatch.setattr(stages, "_begin_epoch", spy)
 
     def _spy_on_measuring(self):
-        measure = run_module.evaluate
+        measure = runtime.evaluate
 
         def spy(embeddings, labels, **kwargs):
             part = {VALIDATION_IMAGES: "validation", TEST_IMAGES: "test"}[len(labels)]
@@ -88,7 +87,7 @@ class Recorded:
                 result["MAP@R"] = self.scores.pop(0)
             return result
 
-        self.monkeypatch.setattr(run_module, "evaluate", spy)
+        self.monkeypatch.setattr(runtime, "evaluate", spy)
 
     def model(self, row, turn=""):
         return load_model(self.folder / row / turn)
@@ -530,7 +529,7 @@ def test_results_are_those_of_the_model_file(run):
         for part, found in (("validation", results[row].validation), ("test", results[row].test)):
             dataset = run_data.build_views(config, run.data).plain(getattr(run.data, part))
             vectors = embed(dataset, run.model(row), data_getter=lambda item: item[0], progress=False)
-            assert run_module.evaluate(vectors, dataset.labels) == pytest.approx(found)
+            assert runtime.evaluate(vectors, dataset.labels) == pytest.approx(found)
 
 
 @pytest.mark.once

@@ -67,7 +67,9 @@ def image_folder(
         logger.log(level, "%s: %s", base, said)
     if not found:
         more = f"; {said}" if said else ""
-        raise DataError(f"root {str(base)!r} holds no images; give a folder of .jpg, .png and the like{more}")
+        raise DataError(
+            f"root {str(base)!r} holds no images (such as .jpg or .png); give one that does{more}"
+        )
     prefix = "" if base == Path() else os.path.join(base, "")
     paths = Paths(prefix + relative for relative in found)
     if not labeled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -34,6 +34,16 @@ class Section(BaseModel):
     @classmethod
     def _home(cls, value: Any) -> Any:
         return value.expanduser() if isinstance(value, Path) else value
+
+
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    """Whether an annotation is a `Section`; to Python 3.10, list[int] is a class, too.
+
+    Examples:
+        >>> is_section(OptimizerConfig), is_section(list[int]), is_section(None)
+        (True, False, False)
+    """
+    return get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, Section)
 
 
 class NamedConfig(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..methods.settings import Section
+from ..methods.settings import is_section
 from .settings import Config
 
 
@@ -43,7 +43,7 @@ def list_settings(section: type[BaseModel] = Config, prefix: str = "") -> list[S
     found: list[Setting] = []
     for name, field in section.model_fields.items():
         kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if is_section(kind):
             found += list_settings(kind, f"{prefix}{name}.")
         else:
             default = field.get_default(call_default_factory=True)

@@ -20,7 +20,14 @@ from pydantic import (
 from ..checkpoints import escaped
 from ..clustering.settings import MOST_SEED
 from ..methods import METHODS, Method, PoolMethod, find_method
-from ..methods.settings import OptimizerConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
+from ..methods.settings import (
+    OptimizerConfig,
+    Section,
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+    is_section,
+)
 from ..methods.teacher import Teacher
 
 USUAL_TRUNK = "resnet50"
@@ -488,6 +495,6 @@ def all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if is_section(kind):
             keys += all_keys(kind, f"{prefix}{name}.")
     return keys

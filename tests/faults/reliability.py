@@ -20,8 +20,19 @@ come from the system: small file systems, read-only mounts, limits, signals, oth
 stands here as it was printed. Only folders are shortened to DIR.
 """
 AFTERWARDS = """
-`make stress` kills a run again and again at random moments, starts two runs at once in one folder, and forges
-every field of every file of a run's folder. SECURITY.md says what is promised about such files.
+## At length
+
+`make stress` kills a run again and again at random moments, starts two runs at once in one folder, forges
+every field of every file of a run's folder, and plants faults among images. SECURITY.md says what is promised
+about such files. What its commands printed last, under Python 3.11 with today's versions:
+
+- `python -m faults.stress` (20 of its 100 kills are SIGTERM): run 19: killed 100 times in all, ended with the
+  same 45 files; 13 of 20: one won, the other was told who holds it; 7 of 20: one won, the other was told that
+  it holds a run with another seed
+- `python -m faults.fuzz --forgeries 500 --seed 0`: 500 forgeries in 41 of 41 files: 333 refused, 167
+  harmless, 0 wrong; at most 0.9 s and 802 MiB
+- `python -m faults.look BIRDS`: 5,000 images, 20 planted faults: 20 found, 0 missed, 0 more than before and
+  planted
 """
 NOT_HERE = "not tried on this system"
 

@@ -295,7 +295,7 @@ def _(bench):
     return said[0]
 
 
-@case("overwritten output", "`embed`, `rep, `report` and `export` onto a pipe, as onto /dev/null")
+@case("overwritten output", "`embed`, `report` and `export` onto a pipe, as onto /dev/null")
 def _(bench):
     pipe, said = bench.new("e"), []
     os.mkfifo(pipe)

@@ -43,7 +43,7 @@ from pml_slade.running.rows import Result
 from pml_slade.running.run import Models, Run
 
 SETS = {"birds": "Birds (CUB-200)", "flowers": "Flowers (Oxford 102)", "cars": "Cars (Cars-196)"}
-TRUST = "trust.json"
+TRUST = "neighbours.json"
 POOLS = {
     "whole": "the pool's classes, whole",
     "open": "half of each labeled class is in the pool, too, unlabeled",
@@ -282,8 +282,8 @@ def left_out(args: argparse.Namespace, name: str, seeds: Sequence[int]) -> str:
     own, others = [], []
     for seed in seeds:
         pool = split(args.folder, name, "mixed", seed, args.development).unlabeled
-        kept = np.zeros(len(pool), dtype=bool)
-        kept[read_kept(folder(args, (name, "mixed", seed)), len(pool))] = True
+        known = read_kept(folder(args, (name, "mixed", seed)), len(pool))
+        kept = np.ones(len(pool), dtype=bool) if known is None else known
         is_own = np.arange(len(pool)) < round(len(pool) / 3)
         own.append(100 * (~kept[is_own]).mean())
         others.append(100 * (~kept[~is_own]).mean())

@@ -71,7 +71,8 @@ class SavedRun:
     def pool(self) -> ImageDataset:
         """The images of the pool that were learned from."""
         pool = self.splits.unlabeled
-        return pool.subset(read_kept(self.folder, len(pool)))
+        kept = read_kept(self.folder, len(pool))
+        return pool if kept is None else pool.subset(kept)
 
     def embed(self, model: str, images: ImageDataset) -> np.ndarray:
         """Return embeddings of images, see `Source`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import logging
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import processes
-from ..checkpoints import text_file_atomic, write_array_atomic, write_json_atomic
+from ..checkpoints import text_file_atomic, write_json_atomic
 from ..clustering.likeness import Likeness
 from ..clustering.trust import neighbours_right
 from ..datasets.fingerprints import readable_names
@@ -24,11 +25,20 @@ from .rows import read_fields
 
 logger = logging.getLogger("pml_slade")
 
-KEPT, LEFT_OUT, FACTS = "pool.npy", "left_out.csv", "pool.json"
+POOL, LEFT_OUT, TRUST = "pool.json", "left_out.csv", "trust.json"
 BLOCK = 1 << 14
 """Images of the pool whose features are held at once."""
 MOST = 0.5
 """Share of the pool from which on it is worth a warning that it is left out."""
+OF_POOL: dict[str, tuple[type, ...]] = {"of": (str,), "images": (int,), "kept": (str,)}
+OF_TRUST: dict[str, tuple[type, ...]] = {
+    "of": (str,),
+    "images": (int,),
+    "learned_from": (int,),
+    "neighbours_right": (float,),
+}
+"""What the two files hold. `of` stands for what they were made from: of others they are made anew. `kept` has
+a bit for each image."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +46,42 @@ class PoolFacts:
     """What is known of a pool before a student learns from it.
 
     Attributes:
+        of: stands for the images and the teacher.
         images: in it.
         learned_from: of these, that are like the labeled ones.
         neighbours_right: share of an image's nearest neighbours that are estimated to be of its class, in
             percent, see `neighbours_right`.
     """
 
+    of: str
     images: int
     learned_from: int
     neighbours_right: float
 
     @classmethod
-    def read(cls, run: Path) -> PoolFacts | None:
+    def read(cls, run: Path, of: str | None = None) -> PoolFacts | None:
         """Read them from a run's folder; None before they are known.
+
+        Args:
+            run: its folder.
+            of: what they should be of; None: whatever they are.
 
         Raises:
             CheckpointError: the file is damaged.
         """
-        file = run / FACTS
-        kinds = {"images": (int,), "learned_from": (int,), "neighbours_right": (float,)}
-        return cls(**read_fields(file, kinds)) if file.exists() else None
+        file = run / TRUST
+        found = cls(**read_fields(file, OF_TRUST)) if file.exists() else None
+        return None if found is None or of not in (None, found.of) else found
 
 
 def look_at_pool(
-    run: Path, images: int, pool: np.ndarray, labeled: np.ndarray, labels: np.ndarray, **how: Any
+    run: Path, of: str, images: int, pool: np.ndarray, labeled: np.ndarray, labels: np.ndarray, **how: Any
 ) -> None:
     """Write down, and say, how far the neighbours that a teacher finds in the pool can be trusted.
 
     Args:
-        run: its folder, which gets `pool.json`.
+        run: its folder, which gets `trust.json`.
+        of: see PoolFacts.
         images: in the whole pool.
         pool: embeddings of those that are learned from, (N, d).
         labeled: of the labeled images, (n, d).
@@ -73,17 +90,18 @@ def look_at_pool(
     """
     right = 100 * neighbours_right(pool, labeled, labels, **how)
     logger.info("about %.0f %% of an image's nearest neighbours in the pool are of its class", right)
-    write_json_atomic(run / FACTS, asdict(PoolFacts(images, len(pool), round(right, 1))))
+    write_json_atomic(run / TRUST, asdict(PoolFacts(of, images, len(pool), round(right, 1))))
 
 
 def pool_learned_from(
-    run: Path, views: Views, trunk: torch.nn.Module, runtime: Runtime, fewest: int
+    run: Path, of: str, views: Views, trunk: torch.nn.Module, runtime: Runtime, fewest: int
 ) -> ImageDataset:
     """Return the images of the pool that are like the labeled ones, see `Likeness`.
 
     Args:
-        run: its folder. It gets `pool.npy`, positions of these images in the pool, which is read if it is
-            there, and `left_out.csv`, path and nearness of the others, the furthest first.
+        run: its folder. It gets `pool.json`, which says which these are, and is read if it is there, and
+            `left_out.csv`, with path and nearness of the others, the furthest first.
+        of: stands for the images and the trunk.
         views: of the images.
         trunk: as it came, which says what is like what.
         runtime: to embed with.
@@ -93,8 +111,9 @@ def pool_learned_from(
         DataError: fewer are like the labeled ones.
     """
     pool = views.splits.unlabeled
-    if processes.once((run / KEPT).exists):
-        return pool.subset(processes.once(lambda: read_kept(run, len(pool))))
+    known = processes.once(lambda: read_kept(run, len(pool), of))
+    if known is not None:
+        return pool.subset(known)
     labeled = views.splits.labeled
     if labeled.num_classes < 2:
         return pool
@@ -107,43 +126,47 @@ def pool_learned_from(
             for block in np.split(np.arange(len(pool)), range(BLOCK, len(pool), BLOCK))
         ]
     )
-    kept = np.flatnonzero(nearness >= likeness.floor)
-    processes.once(lambda: _write_down(run, unlabeled, nearness, likeness.floor, fewest))
-    return pool.subset(kept)
+    processes.once(lambda: _write_down(run, of, unlabeled, nearness, likeness.floor, fewest))
+    return pool.subset(nearness >= likeness.floor)
 
 
-def read_kept(run: Path, images: int) -> np.ndarray:
-    """Return positions of the images of a pool that a run learns from, (n,) int64.
+def read_kept(run: Path, images: int, of: str | None = None) -> np.ndarray | None:
+    """Return which images of a pool a run learns from, (n,) bool; None where no file says so.
 
     Args:
         run: its folder.
-        images: of the whole pool; all of them are learned from where no file says otherwise.
+        images: of the whole pool.
+        of: what the file should be of; None: whatever it is.
 
     Raises:
-        CheckpointError: the file is damaged, or of another pool.
+        CheckpointError: the file is damaged.
     """
-    file = run / KEPT
+    file = run / POOL
     if not file.exists():
-        return np.arange(images)
+        return None
+    found = read_fields(file, OF_POOL)
+    if of not in (None, found["of"]):
+        return None
     try:
-        kept = np.array(np.load(file, mmap_mode="r"))
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); delete it, and it is made again.") from None
-    rising = kept.ndim == 1 and kept.dtype == np.int64 and len(kept) > 0 and bool((np.diff(kept) > 0).all())
-    if not rising or kept[0] < 0 or kept[-1] >= images:
-        raise CheckpointError(
-            f"{file} is damaged: it should hold rising positions in a pool of {images} images; "
-            "delete it, and it is made again."
-        )
+        packed = np.frombuffer(base64.b64decode(found["kept"], validate=True), dtype=np.uint8)
+    except ValueError:
+        packed = np.zeros(0, dtype=np.uint8)
+    kept = np.unpackbits(packed, count=images).astype(bool)
+    if found["images"] != images or len(packed) != -(-images // 8) or not kept.any():
+        raise CheckpointError(f"{file} is damaged, or of another pool; delete it, and it is made again.")
     return kept
 
 
-def _write_down(run: Path, pool: ImageDataset, nearness: np.ndarray, floor: float, fewest: int) -> None:
+def _write_down(
+    run: Path, of: str, pool: ImageDataset, nearness: np.ndarray, floor: float, fewest: int
+) -> None:
     """Say what is left out, and write it into a run's folder."""
-    kept = np.flatnonzero(nearness >= floor)
-    _tell(len(pool) - len(kept), len(pool), run / LEFT_OUT, fewest)
+    kept = nearness >= floor
+    _tell(len(pool) - int(kept.sum()), len(pool), run / LEFT_OUT, fewest)
     _write_left_out(run / LEFT_OUT, pool, nearness, floor)
-    write_array_atomic(run / KEPT, kept)  # the last: it says that all is there
+    packed = base64.b64encode(np.packbits(kept).tobytes()).decode()
+    found = {"of": of, "images": len(pool), "kept": packed}
+    write_json_atomic(run / POOL, found)  # the last: it says that all is there
 
 
 def _tell(left_out: int, images: int, file: Path, fewest: int) -> None:

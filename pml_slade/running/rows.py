@@ -57,7 +57,7 @@ RESULT: dict[str, tuple[type, ...]] = {
 """What the files of a row hold, see `Inputs` and `run.Result`."""
 OF_A_RUN = (
     *("config.yaml", "results.json", "environment.json", "model.safetensors", "README.md", "report.html"),
-    *("pool.npy", "pool.json", "left_out.csv", "run.lock", "images", "pretraining"),
+    *("pool.json", "trust.json", "left_out.csv", "run.lock", "images", "pretraining"),
 )
 """What lies in a run's folder beside the folders of its rows."""
 OURS = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

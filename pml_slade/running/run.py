@@ -331,13 +331,14 @@ class Run:
 
     def _look_at_pool(self) -> None:
         """Say, once, how far neighbours in the pool can be trusted, by the teacher's embeddings."""
-        if processes.once(lambda: PoolFacts.read(self.folder)) is not None:
+        of = processes.once(lambda: digest([self._of_pool, file_digest(self._model_file(self.teacher))]))
+        if processes.once(lambda: PoolFacts.read(self.folder, of)) is not None:
             return
         teacher, known = self._load(self._model_file(self.teacher)), self._hardly_learned()
         pool, labeled = (self._embed(teacher, part.without_labels()) for part in (self.pool, known))
         how = {"whitening": self.config.student.whitening, "device": self.runtime.device}
         count, labels = len(self.splits.unlabeled), known.known_labels()
-        processes.once(lambda: look_at_pool(self.folder, count, pool, labeled, labels, **how))
+        processes.once(lambda: look_at_pool(self.folder, of, count, pool, labeled, labels, **how))
 
     def _hardly_learned(self) -> ImageDataset:
         """Images with labels that the teacher was not long trained on: there its neighbours are no better."""
@@ -436,6 +437,13 @@ class Run:
         return self.feature_views if self.is_frozen else self.views
 
     @cached_property
+    def _of_pool(self) -> str:
+        """Stands for the images that may be learned from, and for what sees them."""
+        settings = self.config.model.model_dump_json(exclude={"features"}), str(self.config.data.image_size)
+        leaves_out = str(self.config.data.leave_out_unlike)
+        return digest([*settings, leaves_out, *self.lists["labeled"], *self.lists["unlabeled"]])
+
+    @cached_property
     def _learned(self) -> Views:
         """What is learned from: of the pool, images that are like the labeled ones."""
         views = self._images
@@ -443,7 +451,8 @@ class Run:
             return views
         trunk = split(self.config, self.trunk).last if self.is_frozen else self.trunk
         fewest = self.config.student.unlabeled_batch_size
-        pool = pool_learned_from(self.folder, views, self.runtime.place(trunk).eval(), self.runtime, fewest)
+        trunk = self.runtime.place(trunk).eval()
+        pool = pool_learned_from(self.folder, self._of_pool, views, trunk, self.runtime, fewest)
         return replace(views, splits=replace(views.splits, unlabeled=pool))
 
     def _pretrained(self) -> Path | None:

@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from ..checkpoints import escaped
 from ..clustering.settings import MOST_SEED
 from ..methods import METHODS, Method, PoolMethod, find_method
 from ..methods.settings import (
@@ -369,6 +368,8 @@ class Config(Section):
         try:
             str(value).encode()
         except UnicodeEncodeError:
+            from ..checkpoints import escaped  # which needs torch
+
             raise ValueError(
                 f"output: {escaped(str(value))} is no UTF-8, which records need; give another name"
             ) from None

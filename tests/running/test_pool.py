@@ -1,8 +1,10 @@
 """A pool of which much shows other things than the labeled images do."""
 
+import base64
 import csv
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -57,7 +59,7 @@ def test_images_that_are_unlike_the_labeled_ones_are_left_out(start, tmp_path, c
     run = start(f"model.train={train}", f"model.features={tmp_path / 'features'}")
     with caplog.at_level(logging.INFO, "pml_slade"):
         run.run()
-    kept = read_kept(run.folder, len(run.splits.unlabeled))
+    kept = np.flatnonzero(read_kept(run.folder, len(run.splits.unlabeled)))
     own = kept >= OTHERS
     assert own.all()
     assert own.sum() > 0.8 * (len(run.splits.unlabeled) - OTHERS)
@@ -85,7 +87,7 @@ def test_how_far_neighbours_can_be_trusted_is_written_down_once(start, caplog, s
     expected = 100 * neighbours_right(*embeddings, labels, whitening)
     assert facts.neighbours_right == pytest.approx(expected, abs=0.1)
     assert f"about {facts.neighbours_right:.0f} % show its class" in run.verdict(results)
-    (run.folder / "pool.json").write_text(json.dumps({**asdict(facts), "neighbours_right": 17.0}))
+    (run.folder / "trust.json").write_text(json.dumps({**asdict(facts), "neighbours_right": 17.0}))
     again = start(f"teacher.steps={steps}")
     assert "about 17 % show its class" in again.verdict(again.run())
 
@@ -93,8 +95,8 @@ def test_how_far_neighbours_can_be_trusted_is_written_down_once(start, caplog, s
 def test_damaged_facts_are_refused(start):
     run = start()
     results = run.run()
-    (run.folder / "pool.json").write_text('{"images": "many"}')
-    with pytest.raises(CheckpointError, match=r"pool\.json"):
+    (run.folder / "trust.json").write_text('{"images": "many"}')
+    with pytest.raises(CheckpointError, match=r"trust\.json"):
         start().verdict(results)
 
 
@@ -108,28 +110,62 @@ def test_all_are_kept_where_it_is_not_asked_for(start):
     run = start("data.leave_out_unlike=false")
     run.run()
     assert len(run.pool) == len(run.splits.unlabeled)
-    assert not list(run.folder.glob("left_out.csv")) + list(run.folder.glob("pool.npy"))
+    assert not list(run.folder.glob("left_out.csv")) + list(run.folder.glob("pool.json"))
 
 
 def test_what_was_found_is_read_again(start):
     run = start()
     run.run()
-    kept = np.load(run.folder / "pool.npy")
-    np.save(run.folder / "pool.npy", kept[1:])
-    assert len(start().pool) == len(kept) - 1
+    file = run.folder / "pool.json"
+    found = json.loads(file.read_text())
+    kept = read_kept(run.folder, found["images"])
+    kept[np.argmin(kept)] = True
+    packed = base64.b64encode(np.packbits(kept)).decode()
+    file.write_text(json.dumps({**found, "kept": packed}))
+    assert len(start().pool) == len(run.pool) + 1
+
+
+def test_of_another_pool_it_is_made_anew(start, tmp_path):
+    start().run()
+    for row in ("teacher", "slade"):  # as the message says that refuses other images
+        shutil.rmtree(tmp_path / "run" / row)
+    other = mixed(pool=range(10, 60))
+    run = start(data=other)
+    run.run()
+    assert read_kept(run.folder, len(other.unlabeled)).sum() == len(run.pool) <= 50
+    assert PoolFacts.read(run.folder).images == len(other.unlabeled)
+
+
+def test_how_far_neighbours_are_trusted_is_asked_anew_of_another_teacher(start, tmp_path):
+    start("teacher.steps=4").run()
+    before = PoolFacts.read(tmp_path / "run")
+    for row in ("teacher", "slade"):
+        shutil.rmtree(tmp_path / "run" / row)
+    start("teacher.steps=8").run()
+    assert PoolFacts.read(tmp_path / "run").of != before.of
 
 
 @pytest.mark.parametrize(
-    "damaged",
-    [np.array([3, 2]), np.array([-1, 2]), np.array([1, 10_000]), np.zeros((2, 2), int), np.array([0.5]), []],
+    "damage",
+    [
+        {"images": 3},
+        {"kept": ""},
+        {"kept": "AA=="},
+        {"kept": "no base64"},
+        {"kept": [1]},
+        {"of": 3},
+        {"x": 1},
+    ],
     ids=str,
 )
-def test_a_damaged_file_is_refused(start, damaged):
+def test_a_damaged_file_is_refused(start, damage):
     run = start()
-    run.folder.mkdir()
-    np.save(run.folder / "pool.npy", damaged)
-    with pytest.raises(CheckpointError, match="damaged"):
-        run.run()
+    run.run()
+    file = run.folder / "pool.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    again = start()
+    with pytest.raises(CheckpointError, match=r"pool\.json is damaged"):
+        len(again.pool)
 
 
 def test_a_pool_of_strangers_is_refused_before_anything_is_trained(start, tmp_path):

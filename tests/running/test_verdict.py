@@ -56,7 +56,7 @@ def test_a_loss_says_what_to_try_and_what_true_labels_would_have_given():
 )
 def test_it_says_how_far_neighbours_can_be_trusted(right, slade, ends):
     rows = result("control", 10, 20, 30), result("slade", *slade)
-    told = verdict(rows, [find_method(r.row) for r in rows], PoolFacts(100, 90, right))
+    told = verdict(rows, [find_method(r.row) for r in rows], PoolFacts("these", 100, 90, right))
     assert told.endswith(ends)
 
 

@@ -20,6 +20,7 @@ def measure(speed, tmp_path, monkeypatch):
     """Run the script at these sizes; the text of the page."""
     ward = dataclasses.replace(speed.PARTS["ward"], sizes=())
     monkeypatch.setitem(speed.PARTS, "ward", ward)
+    monkeypatch.setattr(speed, "REACH", speed.FAR)
 
     def measure(*arguments, sizes=("200", "400")):
         page = tmp_path / "performance.md"
@@ -44,12 +45,14 @@ def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, measur
     assert "nan" not in text
 
 
-def test_what_was_measured_is_kept_and_what_takes_too_long_is_left_out(measure):
+def test_what_was_measured_is_kept_and_what_takes_too_long_is_left_out(speed, measure, monkeypatch):
     parts = ("--parts", "evaluation", "two-classes")
     assert "| 200 |" not in measure(*parts, "--within", "0")
     whole = measure("--parts", "two-classes")
+    monkeypatch.setattr(speed, "REACH", 1000)
     again = measure(*parts, "--within", "0")
     assert again.count("\n| 400 |") == whole.count("\n| 400 |") == 1
+    assert "Not yet: exponents fitted below 100,000 images" in again
 
 
 def test_a_measurement_is_stopped_when_its_time_is_over(speed, monkeypatch):

@@ -73,7 +73,8 @@ def told(resumes_at: Callable[[], str] | None = None) -> Iterator[None]:
         ...     raise OSError(28, "No space left on device", "model.safetensors")
         Traceback (most recent call last):
         pml_slade.exceptions.MachineError: model.safetensors: No space left on device. The disk is full: free
-        some space. Repeat the command to resume from the last checkpoint (SLADE, step 20 of 40).
+        some space, or delete files if it has no room for more (df -i). Repeat the command to resume from the
+        last checkpoint (SLADE, step 20 of 40).
     """
     try:
         yield

@@ -9,6 +9,7 @@ from omniglot_tree import write_omniglot
 from scripts import load_script, run_script, run_script_here
 
 from pml_slade.losses import FeatureBasisLoss
+from pml_slade.methods.pool import USUAL_WEIGHT
 from pml_slade.miners import ThresholdPairMiner
 from pml_slade.running.loading import load_config
 from pml_slade.running.run import Result
@@ -162,7 +163,9 @@ def test_the_ablation_mines_by_the_part_that_a_variant_names(omniglot, tmp_path,
 def test_the_defaults_are_among_the_settings_tried():
     def resolved(*settings):
         config = load_config("glyphs", list(settings))
-        return config.student, config.methods
+        weight = config.student.unlabeled_weight
+        student = config.student.model_copy(update={"unlabeled_weight": weight or USUAL_WEIGHT})
+        return student, config.methods
 
     every = load_script("tuning").TRIED
     for row, tried in every.items():

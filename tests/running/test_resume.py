@@ -163,9 +163,9 @@ def short(context, folders, tmp_path_factory):
     return outcome(folder)
 
 
-# environment, config, lists of images; per row inputs, 2 checkpoints, model, result, results; twice
+# environment, config, lists of images, trust in the pool; per row inputs, 2 checkpoints, model, result, results; twice
 # clusters and labels, these as an array and as a CSV; the last model and its card
-WRITES = 6 + 2 * 6 + 2 * 3 + 2
+WRITES = 7 + 2 * 6 + 2 * 3 + 2
 
 
 def test_the_number_of_writes_is_known(context, folders, tmp_path):

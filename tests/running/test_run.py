@@ -759,11 +759,11 @@ def test_settings_that_do_not_go_together_are_refused(run, settings, message):
 
 def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypatch):
     validated, labeled = [], []
-    measure, label = Run._evaluate, PoolLabeler.label
+    measure, label = Run._validation, PoolLabeler.label
 
-    def measured(self, models, *data):
+    def measured(self, models):
         validated.append(parameters(torch.nn.ModuleDict(models)))
-        return measure(self, models, *data)
+        return measure(self, models)
 
     def labels(self, teacher):
         labeled.append(parameters(teacher))
@@ -771,7 +771,7 @@ def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypa
 
     settings = (*BEST, "student.lr=0.01", "tolerance=100")
     run("rows=[teacher]", *settings)
-    monkeypatch.setattr(Run, "_evaluate", measured)
+    monkeypatch.setattr(Run, "_validation", measured)
     monkeypatch.setattr(PoolLabeler, "label", labels)
     run("rows=[teacher, slade]", *settings)
     trainer = run.trainers[1]

@@ -163,8 +163,8 @@ def short(context, folders, tmp_path_factory):
     return outcome(folder)
 
 
-# environment, config, lists of images, trust in the pool; per row inputs, 2 checkpoints, model, result, results;
-# twice clusters and labels, these as an array and as a CSV; the last model and its card
+# environment, config, lists of images, trust in the pool; per row inputs, 2 checkpoints, model, result and
+# results; twice clusters and labels, these as an array and as a CSV; the last model and its card
 WRITES = 7 + 2 * 6 + 2 * 3 + 2
 
 

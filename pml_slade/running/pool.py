@@ -70,8 +70,15 @@ class PoolFacts:
             CheckpointError: the file is damaged.
         """
         file = run / TRUST
-        found = cls(**read_fields(file, OF_TRUST)) if file.exists() else None
-        return None if found is None or of not in (None, found.of) else found
+        if not file.exists():
+            return None
+        found = cls(**read_fields(file, OF_TRUST))
+        if not 0 <= found.neighbours_right <= 100:
+            raise CheckpointError(
+                f"{file} is damaged: neighbours_right is {found.neighbours_right}, and should be a "
+                "percentage; delete it, and it is made again."
+            )
+        return found if of in (None, found.of) else None
 
 
 def look_at_pool(

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.once
 
 NOWHERE = {"labeled": "nowhere", "unlabeled": "nowhere"}
 OTHERS = 40
+NAN = float("nan")
 
 
 def strangers(number=OTHERS):
@@ -92,10 +93,14 @@ def test_how_far_neighbours_can_be_trusted_is_written_down_once(start, caplog, s
     assert "about 17 % show its class" in again.verdict(again.run())
 
 
-def test_damaged_facts_are_refused(start):
+@pytest.mark.parametrize(
+    "damage", [{"images": "many"}, {"neighbours_right": 101.0}, {"neighbours_right": NAN}]
+)
+def test_damaged_facts_are_refused(start, damage):
     run = start()
     results = run.run()
-    (run.folder / "trust.json").write_text('{"images": "many"}')
+    file = run.folder / "trust.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
     with pytest.raises(CheckpointError, match=r"trust\.json"):
         start().verdict(results)
 

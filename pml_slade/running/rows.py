@@ -230,11 +230,8 @@ def row_settings(config: Config, method: Method) -> dict[str, Any]:
 
 def pretraining_settings(config: Config) -> dict[str, Any]:
     """Likewise, of the stage before the teacher."""
-    data = [
-        p
-        for p in OF_EVERY_ROW
-        if p not in ("tolerance", "data.augmentation", "data.leave_out_unlike", "model.")
-    ]
+    later = ("tolerance", "data.augmentation", "data.leave_out_unlike", "model.")
+    data = [prefix for prefix in OF_EVERY_ROW if prefix not in later]
     trunk = ["model.trunk", "model.weights", "model.trunk_options."]
     return _chosen(config, [*data, *trunk, "pretraining."], config.pretraining.steps)
 

@@ -346,6 +346,8 @@ def _keep_best(stage: Stage, epoch: int, measured: Validation) -> None:
 
 def _chance(first: torch.Tensor, second: torch.Tensor) -> float:
     """By how much the mean over other classes may differ, where these two differ so by class."""
+    if first.shape != second.shape:  # from a checkpoint that someone changed
+        return 0.0
     return interval((first - second).tolist()) or 0.0
 
 

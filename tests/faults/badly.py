@@ -124,25 +124,23 @@ def _(bench):
     return "read, without a word"
 
 
-@case("faults of the machine", "a file system of 300 KiB that fills")
-def _(bench):
+def in_little_room(bench, settings, words, *room, **more):
+    """Train on a file system of its own, see `Mount`."""
     run = bench.new()
     run.mkdir()
     if not can_mount():
         return None
-    return bench.refused(
-        bench.train(bench.images, run, *SHORT, before=Mount(run, 300)), "checkpoints of ", "Free some"
-    )
+    return bench.refused(bench.train(bench.images, run, *settings, before=Mount(run, *room, **more)), *words)
+
+
+@case("faults of the machine", "a file system of 300 KiB that fills")
+def _(bench):
+    return in_little_room(bench, SHORT, ("checkpoints of ", "Free some"), 300)
 
 
 @case("faults of the machine", "a file system that has room, but not for 20 files")
 def _(bench):
-    run = bench.new()
-    run.mkdir()
-    if not can_mount():
-        return None
-    full = Mount(run, 1 << 20, files=20)
-    return bench.refused(bench.train(bench.images, run, *STUDENT, before=full), "disk is full", "df -i")
+    return in_little_room(bench, STUDENT, ("disk is full", "df -i"), 1 << 20, files=20)
 
 
 @case("faults of the machine", "a limit on the size of files; then the same command without it")

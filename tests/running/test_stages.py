@@ -163,6 +163,13 @@ def test_what_may_be_chance_is_no_worse(tmp_path, tolerance, last, epoch):
     assert made.best["classes"].tolist() == best
 
 
+def test_classes_of_another_number_say_nothing_of_chance(tmp_path):
+    made = stage(tmp_path / "run", scores=[[10.0] * 4, [30.0] * 4, [20.0, 21.0, 39.0], [29.5] * 3])
+    made.tolerance = 1.0
+    run_stage(made)
+    assert made.best["epoch"] == 4
+
+
 def test_the_earlier_of_two_equal_epochs_is_kept(tmp_path):
     made = run(tmp_path / "run", scores=[10.0, 30.0, 30.0, 30.0])
     assert made.best["epoch"] == 2

@@ -40,7 +40,8 @@ from pml_slade.reports.tables import cell, markdown
 from pml_slade.running.loading import load_config
 from pml_slade.running.pool import PoolFacts, read_kept
 from pml_slade.running.rows import Result
-from pml_slade.running.run import Models, Run
+from pml_slade.running.run import Run
+from pml_slade.running.workshop import Models
 
 SETS = {"birds": "Birds (CUB-200)", "flowers": "Flowers (Oxford 102)", "cars": "Cars (Cars-196)"}
 TRUST = "neighbours.json"
@@ -121,7 +122,7 @@ def measure_students(run: Run, results: dict[str, Result]) -> None:
             continue
         models = _student(run, results, row)
         of_test, of_validation = (
-            None if part is None else evaluate(run._embed(models, part), part.known_labels())
+            None if part is None else evaluate(run.shop.embed(models, part), part.known_labels())
             for part in (run.splits.test, run.splits.validation)
         )
         title = results[row].title + ", before the mean"
@@ -134,11 +135,12 @@ def measure_trust(run: Run) -> None:
     file = run.folder / TRUST
     if file.exists():
         return
-    run._look_at_pool()
+    teacher = run.training(run.teacher).file
+    run.shop.look_at_pool(teacher)
     estimated = PoolFacts.read(run.folder)
     assert estimated is not None
-    embeddings = run._embed(run._load(run._model_file(run.teacher)), run.pool)
-    labeled, labels = run.splits.labeled, run.pool.known_labels()
+    embeddings = run.shop.embed(run.shop.load(teacher), run.shop.pool)
+    labeled, labels = run.splits.labeled, run.shop.pool.known_labels()
     k = suggest_num_neighbours(len(labeled), labeled.num_classes)
     near, _ = nearest_others(smooth(whiten(embeddings, run.config.student.whitening), k), NEAREST)
     true = 100 * float((labels[near] == labels[:, None]).mean())
@@ -147,8 +149,8 @@ def measure_trust(run: Run) -> None:
 
 def _student(run: Run, results: dict[str, Result], row: str) -> Models:
     """The student of a row: its model is the mean of this one and of what it is averaged with."""
-    share, model = METHODS[row].share, run._load(run.folder / results[row].model)
-    with_it = run._load(run.folder / results["teacher"].model)
+    share, model = METHODS[row].share, run.shop.load(run.folder / results[row].model)
+    with_it = run.shop.load(run.folder / results["teacher"].model)
     if row != "control":
         with_it = _student(run, results, "control")
     return mean_of_models([with_it, model], [1 - 1 / share, 1 / share])

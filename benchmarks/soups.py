@@ -79,13 +79,13 @@ def measure(args: argparse.Namespace, trial: Trial) -> Scores:
     ]
     splits = split(args.folder, name, "whole", seed, development=True)
     run = Run(load_config(None, settings), progress=False, splits=splits)
-    models = [run._load(run.folder / result.model) for result in run.run()]
+    models = [run.shop.load(run.folder / result.model) for result in run.run()]
     found = {}
     for mix, shares in MIXES.items():
         soup = mean_of_models(models, shares)
         parts = [part for part in (splits.test, splits.validation) if part is not None]
         of_test, of_validation = (
-            evaluate(run._embed(soup, part), part.known_labels())["MAP@R"] for part in parts
+            evaluate(run.shop.embed(soup, part), part.known_labels())["MAP@R"] for part in parts
         )
         found[mix] = of_test, of_validation
     print(f"done: {name}, seed {seed}", flush=True)

@@ -49,6 +49,8 @@ from pml_slade.running.models import embedding_model
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
 from pml_slade.running.stages import Stage, Validation
+from pml_slade.running.training import Training
+from pml_slade.running.workshop import Models, Workshop
 
 BATCHES, BATCH_SEED = 50, 2021
 MEASURED = "why.json"
@@ -107,7 +109,7 @@ def train_student(args: argparse.Namespace, name: str) -> Found:
     student, output = STUDENTS[name], folder(args, name)
     teacher = folder(args, f"{student.preset}-teacher")
     config = settings(args, student.preset, student.row, output, student.settings, teacher)
-    pipeline = WatchedPipeline(config, progress=False, splits=development(args.omniglot, args.seed))
+    pipeline = WatchedRun(config, progress=False, splits=development(args.omniglot, args.seed))
     score = map_at_r(pipeline.run(), student.row)
     print(f"done: {student.title}: {score:.1f}", flush=True)
     return pipeline.found(student, score)
@@ -131,19 +133,29 @@ def folder(args: argparse.Namespace, name: str) -> Path:
     return path
 
 
-class WatchedPipeline(Run):
-    """A pipeline that measures each student after each epoch, and writes that beside its checkpoints."""
+class WatchedRun(Run):
+    """A run that measures each student after each epoch, and writes that beside its checkpoints."""
 
     def found(self, student: Student, score: float) -> Found:
         """What was measured, and recorded, in the last turn of a row."""
-        folder = self._model_file(METHODS[student.row]).parent
+        folder = self.training(METHODS[student.row]).file.parent
         saved = Checkpoints(folder / "checkpoints").load_latest()
         history = [] if saved is None else saved[1]["history"]
         return Found(student.title, json.loads((folder / MEASURED).read_text()), history, score)
 
-    def _stage(self, method: Method, turn: int, folder: Path, models: dict[str, torch.nn.Module]) -> Stage:
-        stage = super()._stage(method, turn, folder, models)
-        if not method.is_teacher and stage.validate is not None:
+    def training(self, method: Method) -> Training:
+        """What trains a row, measured."""
+        training = super().training(method)
+        return WatchedTraining(training.shop, method, training.teacher, training.is_done)
+
+
+class WatchedTraining(Training):
+    """Training that measures a student after each epoch."""
+
+    def stage(self, turn: int, folder: Path, models: Models) -> Stage:
+        """What trains one turn, measured."""
+        stage = super().stage(turn, folder, models)
+        if not self.method.is_teacher and stage.validate is not None:
             stage.validate = partial(self._validate, stage, stage.validate)
         return stage
 
@@ -156,24 +168,24 @@ class WatchedPipeline(Run):
         before = json.loads(file.read_text()) if file.exists() else []
         earlier = [e for e in before if e["epoch"] < epoch]  # a resumed stage may repeat its last epoch
         step = epoch * stage.trainer.iterations_per_epoch
-        measured = {"epoch": epoch, "step": step, **measure(stage, self)}
+        measured = {"epoch": epoch, "step": step, **measure(stage, self.shop)}
         write_json_atomic(file, [*earlier, measured])
         return found
 
 
-def measure(stage: Stage, run: Run) -> Numbers:
+def measure(stage: Stage, shop: Workshop) -> Numbers:
     """Measure a student as it stands, by the models that are validated: the averaged, if there are any."""
-    student, pool = run.config.student, stage.trainer.pool
+    student, pool = shop.config.student, stage.trainer.pool
     basis = deepcopy(stage.trainer.loss_funcs.get("basis_loss"))
     if basis is not None:
         basis.cpu()
-    ranking, true = pool_ranking(student), run.splits.unlabeled.known_labels()
+    ranking, true = pool_ranking(student), shop.splits.unlabeled.known_labels()
     batches = draw_batches(
         pool.labels, student.unlabeled_batch_size, student.images_per_class, BATCHES, BATCH_SEED
     )
     seen, places = np.unique(np.concatenate(batches), return_inverse=True)
     at = np.split(places, np.cumsum([len(batch) for batch in batches])[:-1])
-    embeddings, pseudo = embed_plainly(stage, run, pool.indices[seen]), pool.labels[seen]
+    embeddings, pseudo = embed_plainly(stage, shop, pool.indices[seen]), pool.labels[seen]
     pairs = collect_pairs(embeddings, true[pool.indices[seen]], pseudo, seen, at, ranking, basis)
     trained = pairs_as_trained(stage, student, true, batches, ranking, basis)
     of_pairs = measure_pairs(pairs)
@@ -196,10 +208,10 @@ def pool_ranking(student: StudentConfig) -> ContrastiveLoss:
     return ranking
 
 
-def embed_plainly(stage: Stage, run: Run, images: np.ndarray) -> Tensor:
+def embed_plainly(stage: Stage, shop: Workshop, images: np.ndarray) -> Tensor:
     """Embeddings of pool images under the transform for evaluation, (n, d)."""
-    pool = Subset(run.views.plain(run.splits.unlabeled.without_labels()), images.tolist())
-    return torch.from_numpy(run.runtime.quiet.embed(pool, embedding_model(stage.models)))
+    pool = Subset(shop.views.plain(shop.splits.unlabeled.without_labels()), images.tolist())
+    return torch.from_numpy(shop.runtime.quiet.embed(pool, embedding_model(stage.models)))
 
 
 @torch.no_grad()

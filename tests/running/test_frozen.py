@@ -14,7 +14,7 @@ from pml_slade.exceptions import ConfigError
 from pml_slade.models import load_model
 from pml_slade.models.embedder import principal_start
 from pml_slade.running import frozen, stages
-from pml_slade.running import run as run_module
+from pml_slade.running import training as training_module
 from pml_slade.running.models import build_models
 from pml_slade.running.pool import PoolFacts
 from pml_slade.running.run import Run
@@ -42,7 +42,7 @@ def features_of(tmp_path, part, output="run"):
     """Features of images of the data, by the trunk of a finished row."""
     run = Run(small_config(NOWHERE, tmp_path / "other", *BEST), progress=False, splits=splits())
     trunk = load_model(tmp_path / output / "start").trunk
-    return run.runtime.embed(run.views.plain(getattr(run.splits, part)), trunk)
+    return run.shop.runtime.embed(run.shop.views.plain(getattr(run.splits, part)), trunk)
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
@@ -99,7 +99,7 @@ def test_a_frozen_trunk_stays_and_its_features_are_computed_once(run, tmp_path, 
             store.extract = lambda images, extract=extract: computed.append(len(images)) or extract(images)
         return views
 
-    monkeypatch.setattr("pml_slade.running.run.build_feature_views", watched)
+    monkeypatch.setattr("pml_slade.running.workshop.build_feature_views", watched)
     rows = "rows=[start, teacher, control, mean_teacher, self_taught, neighbours, slade, oracle]"
     results = run(rows, HEAD, "model.feature_views=3")
     data = splits()
@@ -126,7 +126,7 @@ def test_the_last_stages_alone_are_trained(run, tmp_path, train):
     assert changed == {"3"}
     assert results["slade"].steps == 8
     model = load_model(tmp_path / "run" / "teacher")
-    views = Run(small_config(NOWHERE, tmp_path / "other", *BEST), progress=False, splits=splits()).views
+    views = Run(small_config(NOWHERE, tmp_path / "other", *BEST), progress=False, splits=splits()).shop.views
     embedded = Runtime.find("cpu").embed(views.plain(views.splits.test), model)
     measured = evaluate(embedded, splits().test.labels)
     assert results["teacher"].test["MAP@R"] == pytest.approx(measured["MAP@R"], abs=1)  # kept as float16
@@ -200,7 +200,7 @@ def test_slade_learns_from_neighbours_where_the_trunk_knows_photographs(
     torch.save(build_models(small_config(NOWHERE, tmp_path / "run", *BEST))["trunk"].state_dict(), "here.pth")
     run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
     method = run.config.chosen[-1]
-    trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
+    trainer, _ = method.build(run.shop.job(method), build_models(run.config), tmp_path)
     assert isinstance(trainer, NeighbourTrainer) == neighbours
     assert trainer.loss_weights["unlabeled_metric_loss"] == run.config.student.unlabeled_weight
 
@@ -220,7 +220,7 @@ def test_neighbours_count_as_far_as_they_can_be_trusted(tmp_path, neighbours, gi
     settings = (f"methods.slade.neighbours={neighbours}", f"student.unlabeled_weight={given}")
     run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
     method = run.config.chosen[-1]
-    job = replace(run.job(method), trust=trust)
+    job = replace(run.shop.job(method), trust=trust)
     trainer, _ = method.build(job, build_models(run.config), tmp_path)
     assert trainer.loss_weights["unlabeled_metric_loss"] == pytest.approx(weight)
 
@@ -228,7 +228,7 @@ def test_neighbours_count_as_far_as_they_can_be_trusted(tmp_path, neighbours, gi
 def test_a_run_trusts_neighbours_as_it_found_them(run, tmp_path, monkeypatch):
     seen = []
     train = stages.run_stage
-    monkeypatch.setattr(run_module, "run_stage", lambda stage: (seen.append(stage), train(stage)))
+    monkeypatch.setattr(training_module, "run_stage", lambda stage: (seen.append(stage), train(stage)))
     run("rows=[teacher, slade]", "methods.slade.neighbours=true", "student.unlabeled_weight=null")
     facts = PoolFacts.read(tmp_path / "run")
     assert seen[-1].trainer.loss_weights["unlabeled_metric_loss"] == pytest.approx(
@@ -253,5 +253,5 @@ def test_the_oracle_learns_from_true_labels_whatever_slade_learns_from(tmp_path)
     settings = ("rows=[slade, oracle]", "methods.slade.neighbours=true")
     run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
     method = run.config.chosen[-1]
-    trainer, _ = method.build(run.job(method), build_models(run.config), tmp_path)
+    trainer, _ = method.build(run.shop.job(method), build_models(run.config), tmp_path)
     assert np.array_equal(trainer.pool.pseudo_labels, run.splits.unlabeled.labels)

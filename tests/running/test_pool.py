@@ -64,8 +64,8 @@ def test_images_that_are_unlike_the_labeled_ones_are_left_out(start, tmp_path, c
     own = kept >= OTHERS
     assert own.all()
     assert own.sum() > 0.8 * (len(run.splits.unlabeled) - OTHERS)
-    assert len(run.pool) == len(kept) == len(np.load(run.folder / "slade" / "pseudo_labels.npy"))
-    assert np.array_equal(run.pool.known_labels(), run.splits.unlabeled.known_labels()[kept])
+    assert len(run.shop.pool) == len(kept) == len(np.load(run.folder / "slade" / "pseudo_labels.npy"))
+    assert np.array_equal(run.shop.pool.known_labels(), run.splits.unlabeled.known_labels()[kept])
     assert any("unlike the labeled ones, and left out" in line for line in caplog.messages)
     with (run.folder / "left_out.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -81,9 +81,9 @@ def test_how_far_neighbours_can_be_trusted_is_written_down_once(start, caplog, s
     with caplog.at_level(logging.INFO, "pml_slade"):
         results = run.run()
     facts = PoolFacts.read(run.folder)
-    assert (facts.images, facts.learned_from) == (len(run.splits.unlabeled), len(run.pool))
+    assert (facts.images, facts.learned_from) == (len(run.splits.unlabeled), len(run.shop.pool))
     known = getattr(run.splits, known)
-    embeddings = [run.embed(results[0].model, part) for part in (run.pool, known)]
+    embeddings = [run.embed(results[0].model, part) for part in (run.shop.pool, known)]
     labels, whitening = known.known_labels(), run.config.student.whitening
     expected = 100 * neighbours_right(*embeddings, labels, whitening)
     assert facts.neighbours_right == pytest.approx(expected, abs=0.1)
@@ -114,7 +114,7 @@ def test_without_a_row_that_learns_from_the_pool_nothing_is_looked_at(start):
 def test_all_are_kept_where_it_is_not_asked_for(start):
     run = start("data.leave_out_unlike=false")
     run.run()
-    assert len(run.pool) == len(run.splits.unlabeled)
+    assert len(run.shop.pool) == len(run.splits.unlabeled)
     assert not list(run.folder.glob("left_out.csv")) + list(run.folder.glob("pool.json"))
 
 
@@ -127,7 +127,7 @@ def test_what_was_found_is_read_again(start):
     kept[np.argmin(kept)] = True
     packed = base64.b64encode(np.packbits(kept)).decode()
     file.write_text(json.dumps({**found, "kept": packed}))
-    assert len(start().pool) == len(run.pool) + 1
+    assert len(start().shop.pool) == len(run.shop.pool) + 1
 
 
 def test_of_another_pool_it_is_made_anew(start, tmp_path):
@@ -137,7 +137,7 @@ def test_of_another_pool_it_is_made_anew(start, tmp_path):
     other = mixed(pool=range(10, 60))
     run = start(data=other)
     run.run()
-    assert read_kept(run.folder, len(other.unlabeled)).sum() == len(run.pool) <= 50
+    assert read_kept(run.folder, len(other.unlabeled)).sum() == len(run.shop.pool) <= 50
     assert PoolFacts.read(run.folder).images == len(other.unlabeled)
 
 

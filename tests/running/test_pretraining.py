@@ -72,7 +72,7 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
 
     shutil.copytree(finished / "pretraining", tmp_path / "run" / "pretraining")
     settings = config(folders, tmp_path / "run", "model.embedder_init=random")
-    monkeypatch.setattr("pml_slade.running.run.run_stage", run_stage)
+    monkeypatch.setattr("pml_slade.running.training.run_stage", run_stage)
     with pytest.raises(KeyboardInterrupt):
         Run(settings, progress=False).run()
     saved = load_swav_checkpoint(swav_file(finished)).trunk
@@ -83,7 +83,7 @@ def test_the_teacher_starts_from_its_trunk(folders, finished, tmp_path, monkeypa
 
 def test_it_trains_on_labeled_and_unlabeled_images_and_never_on_held_out_ones(folders, tmp_path):
     pipeline = Run(config(folders, tmp_path / "run"), progress=False)
-    trainer = build_trainer(pipeline.config, pipeline._pretraining_images, CPU)
+    trainer = build_trainer(pipeline.config, pipeline.shop.pretraining_images, CPU)
     splits = pipeline.splits
     assert len(trainer.dataset) == len(splits.labeled) + len(splits.unlabeled)
     names = {part.name(i) for part in trainer.dataset.datasets for i in range(len(part))}
@@ -187,7 +187,7 @@ def test_until_a_row_is_begun_its_settings_may_change_and_those_of_swav_may_not(
 def test_prototypes_of_a_file_use_the_queue_at_once(folders, tmp_path):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=40)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    images = Run(given, progress=False)._pretraining_images
+    images = Run(given, progress=False).shop.pretraining_images
     trainer = build_trainer(given, images, CPU)
     assert (trainer.queue_batches, trainer.queue_from_iteration) == (2, 0)
     fresh = build_trainer(config(folders, tmp_path / "run", "pretraining.num_prototypes=40"), images, CPU)
@@ -208,7 +208,7 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", prototypes=7)
     saved = load_swav_checkpoint(file)
     given = config(folders, tmp_path / "run", f"model.weights={file}", "pretraining.num_prototypes=null")
-    trainer = build_trainer(given, Run(given, progress=False)._pretraining_images, CPU)
+    trainer = build_trainer(given, Run(given, progress=False).shop.pretraining_images, CPU)
     assert torch.equal(trainer.swav_loss.prototypes.heads[0].weight, saved.prototypes["weight"])
     assert torch.equal(trainer.models["embedder"][0].weight, saved.head["0.weight"])
     assert torch.equal(next(trainer.models["trunk"].parameters()), next(iter(saved.trunk.values())))
@@ -217,7 +217,7 @@ def test_a_swav_file_gives_head_and_prototypes_too(folders, tmp_path, caplog):
 def test_parts_of_other_sizes_start_afresh_and_that_is_said(folders, tmp_path, caplog):
     file = checkpoint(tmp_path / "swav.pth.tar", hidden=20, prototypes=7)
     given = config(folders, tmp_path / "run", f"model.weights={file}")
-    build_trainer(given, Run(given, progress=False)._pretraining_images, CPU)
+    build_trainer(given, Run(given, progress=False).shop.pretraining_images, CPU)
     said = [record.message for record in caplog.records if "starts afresh" in record.message]
     assert any("projection head" in line and "(20," in line for line in said)
     assert any("prototypes" in line and "(7, 6)" in line for line in said)

@@ -6,8 +6,8 @@ from images import BEST, small_config, splits
 
 from pml_slade.averages import mean_of_models
 from pml_slade.models import load_model
-from pml_slade.running import run as run_module
 from pml_slade.running import stages
+from pml_slade.running import training as training_module
 from pml_slade.running.run import Run
 
 pytestmark = pytest.mark.once
@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch):
             trained[name] = {k: v.clone() for k, v in stage.models["embedder"].state_dict().items()}
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "run_stage", watched)
+            patch.setattr(training_module, "run_stage", watched)
             results = {r.row: r for r in Run(config, progress=False, splits=splits()).run()}
         kept = {
             row: load_model(tmp_path / output / result.model).embedder.state_dict()

@@ -170,7 +170,7 @@ def test_a_damaged_file_is_refused(start, damage):
     file.write_text(json.dumps(json.loads(file.read_text()) | damage))
     again = start()
     with pytest.raises(CheckpointError, match=r"pool\.json is damaged"):
-        len(again.pool)
+        len(again.shop.pool)
 
 
 def test_a_pool_of_strangers_is_refused_before_anything_is_trained(start, tmp_path):

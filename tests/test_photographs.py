@@ -76,18 +76,24 @@ def test_two_thirds_of_a_mixed_pool_are_of_other_sets(photographs):
     assert len(np.unique(others)) == len(others)
 
 
-def test_it_writes_a_table_and_goes_on(photographs, weights, tmp_path):
-    page = tmp_path / "page.md"
+@pytest.fixture(scope="module")
+def trained(photographs, weights, tmp_path_factory):
+    """Arguments of the script, with which all rows were trained, and the folder of the runs."""
+    runs = tmp_path_factory.mktemp("runs")
     arguments = [
         photographs, *TINY, "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
-        "--rows", "start", "teacher", "control", "slade", "oracle", "--runs", tmp_path / "runs",
-        "--results", page,
+        "--pools", "mixed", "--rows", "start", "teacher", "control", "slade", "oracle", "--runs", runs,
     ]  # fmt: skip
-    run_script_here("photographs", *arguments, "--pools", "mixed")
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
-    run_script_here("photographs", *arguments, "--pools", "mixed")
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")} == before
-    text = page.read_text()
+    run_script_here("photographs", *arguments, "--results", runs / "page.md")
+    return arguments, runs
+
+
+def test_it_writes_a_table_and_goes_on(trained, tmp_path):
+    arguments, runs = trained
+    before = {file: file.stat().st_mtime_ns for file in runs.rglob("result.json")}
+    run_script_here("photographs", *arguments, "--results", tmp_path / "page.md")
+    assert {file: file.stat().st_mtime_ns for file in runs.rglob("result.json")} == before
+    text = (tmp_path / "page.md").read_text()
     shown = ("## Birds (CUB-200): two thirds", "| SLADE |", "| Start (before training) |", "of 1 |")
     for part in (
         *shown,
@@ -110,19 +116,15 @@ def test_means_of_weights_are_measured_on_development_classes(photographs, weigh
     assert "| ⅓ control, ⅔ SLADE's |" in text
 
 
-def test_students_are_measured_as_they_were_before_the_mean(photographs, weights, tmp_path):
+def test_students_are_measured_as_they_were_before_the_mean(trained, tmp_path):
     """Their figures are those of a run that takes no mean."""
-    arguments = [
-        "--weights", weights, "--sets", "birds", "--seeds", 0, "--size", 32, "--jobs", 1,
-        "--rows", "teacher", "control", "slade", "--results", tmp_path / "page.md",
-    ]  # fmt: skip
-    for runs, soup in (("mean", "true"), ("alone", "false")):
-        settings = (*TINY, f"student.soup={soup}")
-        run_script_here("photographs", photographs, *settings, *arguments, "--runs", tmp_path / runs)
-    place = Path("test", "birds", "whole", "0")
+    arguments, mean = trained
+    arguments = [*arguments[:-2], "--rows", "teacher", "control", "slade", "--runs", tmp_path]
+    run_script_here("photographs", *arguments, "student.soup=false", "--results", tmp_path / "page.md")
+    place = Path("test", "birds", "mixed", "0")
     for row in ("control", "slade"):
         before, alone = (
-            json.loads((tmp_path / runs / place / name / "result.json").read_text())
-            for runs, name in (("mean", f"{row}_before"), ("alone", row))
+            json.loads((runs / place / name / "result.json").read_text())
+            for runs, name in ((mean, f"{row}_before"), (tmp_path, row))
         )
         assert before["test"] == pytest.approx(alone["test"], abs=0.2)

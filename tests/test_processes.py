@@ -24,7 +24,7 @@ STEPS = 50
 KILLED_AT = 30
 SETTINGS = (
     *BEST,
-    "rows=[teacher, self_taught, slade]",
+    "rows=[teacher, slade]",
     f"teacher.steps={STEPS}",
     f"student.steps={STEPS}",
     "epoch_steps=10",
@@ -152,7 +152,7 @@ def test_pretraining_and_a_frozen_trunk_are_shared(folders, tmp_path):
     found = []
     for count in (1, 2):
         config = small_config(
-            folders, tmp_path / f"of {count}", *BEST, "rows=[teacher, control]", "model.train=head",
+            folders, tmp_path / f"of {count}", *BEST, "rows=[teacher, self_taught]", "model.train=head",
             "pretraining.steps=4", "pretraining.batch_size=8", "pretraining.num_local=0", "epoch_steps=4",
             "pretraining.hidden_size=8", "pretraining.embedding_size=8", "pretraining.num_prototypes=8",
             f"model.features={tmp_path / 'features'}-{count}",

@@ -27,6 +27,8 @@ from pml_slade.models.weights import first_conv, load_trunk_weights
 
 _INCEPTIONS = ("googlenet", "inception_v3")
 _HEADS = ("fc", "classifier", "head", "heads")
+_OTHERS = ("convnet", "pretrainedmodels/bninception")
+"""Of the last library only what timm lacks. The name is known without it, so that it can be asked for."""
 _TAG = re.compile(r"[\w.-]+")
 
 
@@ -44,8 +46,8 @@ def trunk_names() -> list[str]:
     """
     theirs = [f"torchvision/{name}" for name in list_models(module=torchvision.models)]
     timms = [f"timm/{name}" for name in timm.list_models()]
-    # Of that library only what timm lacks. The name is known without it, so that it can be asked for.
-    return ["convnet", *theirs, *timms, "pretrainedmodels/bninception"]
+    first, last = _OTHERS
+    return [first, *theirs, *timms, last]
 
 
 def resolve_trunk_name(name: str) -> str:
@@ -64,19 +66,28 @@ def resolve_trunk_name(name: str) -> str:
         >>> resolve_trunk_name("resnet50")
         'torchvision/resnet50'
     """
-    known = trunk_names()
     for candidate in (name, f"torchvision/{name}", f"timm/{name}", f"pretrainedmodels/{name}"):
         stem, dot, tag = candidate.partition(".")
-        if stem in known and (not dot or (stem.startswith("timm/") and _TAG.fullmatch(tag))):
+        if _is_known(stem) and (not dot or (stem.startswith("timm/") and _TAG.fullmatch(tag))):
             return candidate
     bare = name.rsplit("/", 1)[-1]
-    every = dict.fromkeys(full.rsplit("/", 1)[-1] for full in known)
+    every = dict.fromkeys(full.rsplit("/", 1)[-1] for full in trunk_names())
     nearest = difflib.get_close_matches(bare, every, n=5, cutoff=0.5)
     raise ConfigError(
         f"There is no trunk {name!r}. Nearest: {', '.join(nearest) or 'none'}. Pass 'convnet', or "
         "a name of torchvision or timm, such as 'resnet50', 'torchvision/resnet50' or "
         "'timm/resnet50', or 'bninception'."
     )
+
+
+def _is_known(name: str) -> bool:
+    """Whether it is one of `trunk_names`; to list them all takes longer than to build most trunks."""
+    library, _, model = name.rpartition("/")
+    if library == "timm":
+        return bool(timm.is_model(model))
+    if library == "torchvision":
+        return model in list_models(module=torchvision.models)
+    return name in _OTHERS
 
 
 def named_trunk(weights: Path) -> str | None:

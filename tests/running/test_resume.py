@@ -16,7 +16,7 @@ from pml_slade.running.run import Run
 from pml_slade.stopping import Stopped, obeyed
 
 SEED = 0
-KILLS = 6
+KILLS = 4
 ROWS = ("teacher", "control", "memory", "self_taught", "pseudo", "slade")
 SETTINGS = (
     f"rows=[{', '.join(ROWS)}]",
@@ -144,7 +144,7 @@ def test_kills_at_random_moments_change_nothing(context, folders, unbroken, tmp_
         process.kill()
         process.join()
         reached.add(sum((tmp_path / "run" / row).exists() for row in ROWS))
-    assert killed >= 3
+    assert killed >= 2
     assert len(reached) >= 2
     assert run(context, config) == 0
     assert_same(without_leftovers(outcome(tmp_path / "run")), expected)
@@ -177,9 +177,9 @@ def test_the_number_of_writes_is_known(context, folders, tmp_path):
 @pytest.mark.parametrize(
     ("write", "before"),
     [
-        *((n, True) for n in (9, 14)),
-        *(pytest.param(n, True, marks=pytest.mark.once) for n in range(1, WRITES + 1) if n not in (9, 14)),
-        *(pytest.param(n, False, marks=pytest.mark.once) for n in (3, 4, 5, 9, WRITES)),
+        (9, True),
+        *(pytest.param(n, True, marks=pytest.mark.once) for n in range(1, WRITES + 1, 2) if n != 9),
+        *(pytest.param(n, False, marks=pytest.mark.once) for n in (4, WRITES)),
     ],
 )
 def test_a_kill_around_any_write_changes_nothing(context, folders, short, tmp_path, write, before):

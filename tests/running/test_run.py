@@ -139,13 +139,14 @@ def test_a_control_of_few_classes_takes_more_images_of_each(run, pool, together,
     assert (run.trainers[1].sampler.m_per_class, run.trainers[2].sampler.m_per_class) == (of_a_class, 2)
 
 
-@pytest.mark.parametrize("row", STUDENTS)
-def test_every_row_starts_from_the_teacher(run, row):
-    run(f"rows=[{row}]", AVERAGED, "student.lr=1e-12")
-    started, teacher = parameters(run.model(row)), parameters(run.model("teacher"))
-    assert torch.allclose(started, teacher, rtol=0, atol=1e-7)
-    run(f"rows=[{row}]", AVERAGED, "student.lr=1e-2", folder="trained")
-    assert not torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-4)
+def test_every_row_starts_from_the_teacher(run):
+    run(ALL, AVERAGED, "student.lr=1e-12")
+    teacher = parameters(run.model("teacher"))
+    for row in STUDENTS:
+        assert torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-7)
+    run(ALL, AVERAGED, "student.lr=1e-2", folder="trained")
+    for row in STUDENTS:
+        assert not torch.allclose(parameters(run.model(row)), teacher, rtol=0, atol=1e-4)
 
 
 @pytest.mark.once

@@ -15,8 +15,10 @@ ONLY_PML_DIFFERS = LEGACY and HAS_BENCHMARKER
 """Whether this is powerful-benchmarker's environment, not that of the lowest versions of everything."""
 collect_ignore_glob = [] if HAS_BENCHMARKER else ["pml_slade/benchmarker/*"]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets what is in its background ignore Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell lets what is in its background ignore Ctrl-C, and nohup the end of a terminal.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def runs_here(file):

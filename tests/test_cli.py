@@ -91,6 +91,7 @@ def test_train_shows_progress_on_standard_error(trained):
     assert "8/8" not in result.stdout
 
 
+@pytest.mark.once
 def test_quiet_prints_results_and_no_progress(folders, tmp_path, command):
     code, out, err = command(*train_options(folders, tmp_path / "run"), "rows=[slade]", "--quiet")
     assert (code, err) == (0, "")
@@ -107,6 +108,7 @@ def test_the_same_command_again_shows_the_same_table(trained, folders, command):
     assert (folder / "results.md").read_text() == before
 
 
+@pytest.mark.once
 def test_without_test_images_the_table_is_that_of_validation(folders, tmp_path, command):
     given = {part: folders[part] for part in ("labeled", "unlabeled")}
     code, out, _ = command(*train_options(given, tmp_path / "run"), "rows=[teacher]", "-q")
@@ -224,6 +226,7 @@ def test_embed_writes_unit_vectors_and_names_in_order(trained, folders, tmp_path
     assert names == sorted(str(p) for p in folders["unlabeled"].iterdir())
 
 
+@pytest.mark.once
 def test_embed_takes_a_model_file_and_any_batch_size(trained, folders, tmp_path, command):
     for name, options in (("a", []), ("b", ["--batch-size", "7"])):
         model = trained[0] / "slade" / "model.safetensors"
@@ -232,6 +235,7 @@ def test_embed_takes_a_model_file_and_any_batch_size(trained, folders, tmp_path,
     assert np.allclose(first, second, atol=1e-5)
 
 
+@pytest.mark.once
 def test_embed_writes_a_table_that_says_the_same(trained, folders, tmp_path, command):
     for name in ("vectors.npz", "vectors.csv"):
         assert command("embed", trained[0], folders["test"], "-o", tmp_path / name, "-q")[0] == 0
@@ -245,6 +249,7 @@ def test_embed_writes_a_table_that_says_the_same(trained, folders, tmp_path, com
         assert np.array_equal(np.array([row[1:] for row in rows], dtype=np.float32), arrays["embeddings"])
 
 
+@pytest.mark.once
 def test_embed_writes_shards_and_goes_on_where_it_stopped(trained, folders, tmp_path, command):
     embed = ("embed", trained[0], folders["unlabeled"], "-q", "-o")
     assert command(*embed, tmp_path / "whole.npz")[0] == 0
@@ -353,6 +358,7 @@ def test_evaluate_searches_a_gallery(trained, folders, command):
     refused(result, "gallery: 32 of its images are queries, too", "would find themselves")
 
 
+@pytest.mark.once
 def test_a_gallery_is_matched_by_class_name_and_not_by_position(trained, folders, tmp_path, command):
     (tmp_path / "a first class").symlink_to(folders["labeled"] / "labeled 00")
     for folder in folders["test"].iterdir():
@@ -373,6 +379,7 @@ def cluster_csv(command, trained, folders, file, *options):
         return list(csv.DictReader(table))
 
 
+@pytest.mark.once
 def test_cluster_writes_a_list_that_train_reads_as_labeled(trained, folders, tmp_path, command):
     rows = cluster_csv(command, trained, folders, tmp_path / "made" / "clusters.csv")
     assert [row["path"] for row in rows] == sorted(str(p) for p in folders["unlabeled"].iterdir())
@@ -395,6 +402,7 @@ def test_clusters_are_written_with_paths_that_hold_elsewhere(
     assert all(os.path.isabs(row["path"]) and os.path.isfile(row["path"]) for row in rows)
 
 
+@pytest.mark.once
 def test_what_is_left_out_of_the_clusters_is_no_class_of_its_own(trained, folders, tmp_path, command):
     file = tmp_path / "clusters.csv"
     every = cluster_csv(command, trained, folders, file)

@@ -15,6 +15,8 @@ import pytest
 from pml_slade.exceptions import ConfigError
 from pml_slade.locks import NAME, check_free, locked
 
+pytestmark = pytest.mark.once
+
 HOLDER = """
 import os, sys, time
 from pml_slade.locks import locked

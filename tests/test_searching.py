@@ -17,6 +17,8 @@ from pml_slade.datasets.glyphs import glyphs_splits
 from pml_slade.exceptions import CheckpointError, ConfigError, DataError
 from pml_slade.searching import ImageIndex
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def command(model):

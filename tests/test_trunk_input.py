@@ -15,6 +15,8 @@ from pml_slade.models import load_model, trunk_input
 from pml_slade.running.pretraining import run_pretraining
 from pml_slade.running.run import Run
 
+pytestmark = pytest.mark.once
+
 NAME = "vit_tiny_patch16_224"  # of weights that want a mean and deviation of 0.5, bicubic, a crop of 0.9
 VIT = (
     f"model.trunk=timm/{NAME}",

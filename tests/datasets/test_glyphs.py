@@ -14,7 +14,7 @@ from pml_slade.datasets.glyphs import glyphs, glyphs_splits
 from pml_slade.datasets.splits import class_names
 from pml_slade.exceptions import ConfigError, DataError
 
-pytestmark = pytest.mark.usefixtures("few_letters")
+pytestmark = [pytest.mark.usefixtures("few_letters"), pytest.mark.once]
 
 
 def scripts(dataset):

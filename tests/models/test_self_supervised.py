@@ -13,6 +13,8 @@ from pml_slade.exceptions import CheckpointError
 from pml_slade.models import build_trunk, load_state, load_trunk_weights, resolve_trunk_name
 from pml_slade.models.trunks import shapes_alone
 
+pytestmark = pytest.mark.once
+
 VIT = "timm/vit_tiny_patch16_224"
 BY_A_SCRIPT = pytest.mark.skipif(torch.__version__ < "2.6", reason="torch reads no arguments, no numpy")
 

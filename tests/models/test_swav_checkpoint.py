@@ -18,6 +18,8 @@ from pml_slade.models import (
     swav_head,
 )
 
+pytestmark = pytest.mark.once
+
 HEAD = [
     *("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"),
     *("1.num_batches_tracked", "3.weight", "3.bias"),

@@ -103,9 +103,9 @@ def test_no_warning_where_no_validation_is_wanted(folders, tmp_path, caplog):
 def test_where_classes_are_few_a_batch_has_more_images_of_each(tmp_path, size, per_class, in_memory):
     run = Run(small_config(NOWHERE, tmp_path / "run", "rows=slade", f"student.batch_size={size}"))
     teacher, slade = run.config.chosen
-    assert run.job(teacher).num_classes == 10
-    assert teacher.images_per_class(run.job(teacher)) == 2
-    assert slade.images_per_class(run.job(slade)) == per_class
+    assert run.shop.job(teacher).num_classes == 10
+    assert teacher.images_per_class(run.shop.job(teacher)) == 2
+    assert slade.images_per_class(run.shop.job(slade)) == per_class
 
 
 def test_all_that_does_not_fit_the_batches_is_told_at_once(tmp_path, in_memory):

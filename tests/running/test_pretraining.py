@@ -23,6 +23,8 @@ from pml_slade.running.pretraining import build_trainer, run_pretraining
 from pml_slade.running.run import Run
 from pml_slade.runtime import Runtime
 
+pytestmark = pytest.mark.once
+
 SWAV = (
     "pretraining.steps=12",
     "pretraining.batch_size=16",

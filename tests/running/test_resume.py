@@ -168,6 +168,7 @@ def short(context, folders, tmp_path_factory):
 WRITES = 7 + 2 * 6 + 2 * 3 + 2
 
 
+@pytest.mark.once
 def test_the_number_of_writes_is_known(context, folders, tmp_path):
     config = small_config(folders, tmp_path / "run", *SHORT)
     assert run(context, config, kill_at=WRITES, before=False) == -signal.SIGKILL
@@ -189,6 +190,7 @@ def test_a_kill_around_any_write_changes_nothing(context, folders, short, tmp_pa
     assert_same(without_leftovers(outcome(tmp_path / "run")), short)
 
 
+@pytest.mark.once
 def test_a_killed_write_leaves_no_hidden_file_once_the_run_is_done(context, folders, tmp_path):
     config = small_config(folders, tmp_path / "run", *SHORT)
     for write in (1, 4, 9):
@@ -229,6 +231,7 @@ def test_sigterm_in_any_step_of_any_row_changes_nothing(folders, tmp_path, monke
     assert_same(outcome(tmp_path / "broken"), outcome(tmp_path / "whole"))
 
 
+@pytest.mark.once
 def test_a_pool_of_tar_shards_is_trained_on_as_its_files_are_and_resumes_to_the_byte(
     context, folders, short, tmp_path
 ):

@@ -34,6 +34,7 @@ from pml_slade.running import data as run_data
 from pml_slade.running import stages
 from pml_slade.running.run import Run
 from pml_slade.running.settings import Config
+from pml_slade.running.workshop import Workshop
 from pml_slade.trainers import PoolLabeler
 
 PAPER_METHODS = ["teacher", "control", "pseudo", "slade", "oracle"]
@@ -760,7 +761,7 @@ def test_settings_that_do_not_go_together_are_refused(run, settings, message):
 
 def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypatch):
     validated, labeled = [], []
-    measure, label = Run._validation, PoolLabeler.label
+    measure, label = Workshop.validate, PoolLabeler.label
 
     def measured(self, models):
         validated.append(parameters(torch.nn.ModuleDict(models)))
@@ -772,7 +773,7 @@ def test_the_average_is_what_is_validated_kept_and_labels_the_pool(run, monkeypa
 
     settings = (*BEST, "student.lr=0.01", "tolerance=100")
     run("rows=[teacher]", *settings)
-    monkeypatch.setattr(Run, "_validation", measured)
+    monkeypatch.setattr(Workshop, "validate", measured)
     monkeypatch.setattr(PoolLabeler, "label", labels)
     run("rows=[teacher, slade]", *settings)
     trainer = run.trainers[1]

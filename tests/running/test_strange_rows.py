@@ -14,6 +14,8 @@ from pml_slade.exceptions import CheckpointError, ConfigError
 from pml_slade.running.rows import Inputs, Row, check_run, keep_lists, read_list
 from pml_slade.strangers import MOST_BYTES
 
+pytestmark = pytest.mark.once
+
 LINES = ["0\t1\t2\ta.png"]
 SOUND = {"settings": {"seed": 0}, "images": {"labeled": digest(LINES)}, "starts_from": None}
 FIGURES = {"MAP@R": 1.0, "RP": 2.0, "P@1": 3.0}

@@ -19,13 +19,17 @@ class NeighbourLoss(torch.nn.Module):
     targets of its own: its nearest neighbours, by how near they were. Both distributions are over the whole
     pool, so that every step tells an image apart from all others.
 
+    Neighbours may be wrong; that an image is itself is always right. So its embedding also tells which image of
+    the pool it is, among those that are no neighbours of it. This keeps it near to where the pool was embedded.
+
     Args:
         temperature: of the targets, in cosines: the lower, the fewer neighbours count.
         scale: of the cosines of the embedding, as `logit_scale` of a FeatureBasisLoss.
         num_neighbours: most neighbours of an image that are targets; whoever finds them reads it.
+        own_weight: of telling which image it is; 0 leaves it out.
 
     Raises:
-        ValueError: an argument that is not positive.
+        ValueError: an argument that is not positive; for `own_weight`, one below 0.
 
     Examples:
         >>> loss = NeighbourLoss(num_neighbours=1)
@@ -37,7 +41,13 @@ class NeighbourLoss(torch.nn.Module):
         True
     """
 
-    def __init__(self, temperature: float = 0.1, scale: float = 16.0, num_neighbours: int = 100) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        scale: float = 16.0,
+        num_neighbours: int = 100,
+        own_weight: float = 0.25,
+    ) -> None:
         for name, value in (
             ("temperature", temperature),
             ("scale", scale),
@@ -45,10 +55,13 @@ class NeighbourLoss(torch.nn.Module):
         ):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}.")
+        if not own_weight >= 0:
+            raise ValueError(f"own_weight must not be below 0, got {own_weight!r}.")
         super().__init__()
         self.temperature = temperature
         self.scale = scale
         self.num_neighbours = int(num_neighbours)
+        self.own_weight = own_weight
         self.bank: Tensor | None = None
 
     def remember(self, embeddings: Tensor, neighbours: Tensor, cosines: Tensor) -> None:
@@ -102,7 +115,11 @@ class NeighbourLoss(torch.nn.Module):
                 f"{tuple(embeddings.shape)} and {tuple(indices.shape)}."
             )
         embeddings = F.normalize(at_least_float32(embeddings), dim=1, eps=EPS)
-        logits = self.scale * embeddings @ self.bank.T
-        logits = logits.scatter(1, indices[:, None], -torch.inf)  # an image is no neighbour of itself
-        of_neighbours = logits.log_softmax(1).gather(1, self.neighbours[indices].long())
-        return -(self.targets[indices] * of_neighbours).sum() / max(len(embeddings), 1)
+        logits = self.scale * embeddings @ self.bank.T.to(embeddings.dtype)
+        own, near = indices[:, None], self.neighbours[indices].long()
+        of_neighbours = logits.scatter(1, own, -torch.inf).log_softmax(1).gather(1, near)
+        likelihood = (self.targets[indices] * of_neighbours).sum()
+        if self.own_weight:
+            of_own = logits.scatter(1, near, -torch.inf).log_softmax(1).gather(1, own)
+            likelihood = likelihood + self.own_weight * of_own.sum()
+        return -likelihood / max(len(embeddings), 1)

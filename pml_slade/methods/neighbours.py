@@ -21,6 +21,9 @@ class NeighboursConfig(Section):
     weight: float = Field(2.0, gt=0, description="weight of its loss on the pool")
     temperature: float = Field(0.1, gt=0, description="temperature of the targets")
     scale: float = Field(16.0, gt=0, description="factor of the cosines of the student's embeddings")
+    own_weight: float = Field(
+        0.25, ge=0, description="weight of telling which image it is, beside telling its neighbours"
+    )
 
 
 class Neighbours(TwoViewsMethod):
@@ -40,7 +43,7 @@ class Neighbours(TwoViewsMethod):
         """The cross-entropy over the pool."""
         from ..losses import NeighbourLoss
 
-        return NeighbourLoss(job.own.temperature, job.own.scale)
+        return NeighbourLoss(job.own.temperature, job.own.scale, own_weight=job.own.own_weight)
 
     def recipe(self, job: Job, losses: Models) -> dict[str, Any]:
         """How neighbours are found: as before clustering."""

@@ -23,12 +23,16 @@ def slow(loss, embeddings, indices, pool, seen):
         targets = torch.softmax(near[order] / loss.temperature, 0)
         now = torch.stack([torch.cosine_similarity(z, pool[j], dim=0) for j in others])
         total -= (targets * torch.log_softmax(loss.scale * now, 0)[order]).sum()
+        far = [j for j in range(len(pool)) if j not in {others[n] for n in order.tolist()}]
+        now = torch.stack([torch.cosine_similarity(z, pool[j], dim=0) for j in far])
+        total -= loss.own_weight * torch.log_softmax(loss.scale * now, 0)[far.index(i)]
     return total / len(embeddings)
 
 
+@pytest.mark.parametrize("own_weight", [0.0, 0.25])
 @pytest.mark.parametrize("num_neighbours", [1, 4, 50])
-def test_it_is_the_cross_entropy_over_the_pool(num_neighbours):
-    loss = NeighbourLoss(temperature=0.2, scale=5.0, num_neighbours=num_neighbours)
+def test_it_is_the_cross_entropy_over_the_pool(num_neighbours, own_weight):
+    loss = NeighbourLoss(0.2, 5.0, num_neighbours, own_weight)
     pool, seen, indices = torch.randn(12, 6), torch.randn(12, 3), torch.tensor([3, 0, 11])
     remember(loss, pool, seen)
     embeddings = torch.randn(3, 6)
@@ -63,6 +67,17 @@ def test_an_empty_batch_gives_zero():
 def test_an_argument_that_is_not_positive_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be positive, got {value}"):
         NeighbourLoss(**{name: value})
+
+
+def test_a_weight_below_0_is_refused():
+    with pytest.raises(ValueError, match=r"own_weight must not be below 0, got -0\.1"):
+        NeighbourLoss(own_weight=-0.1)
+
+
+def test_a_model_in_float64_learns_from_a_pool_in_float32():
+    loss = NeighbourLoss()
+    remember(loss, torch.randn(6, 4), torch.randn(6, 4))
+    assert loss(torch.randn(2, 4, dtype=torch.float64), torch.tensor([1, 5])).dtype == torch.float64
 
 
 def test_what_does_not_fit_is_refused():

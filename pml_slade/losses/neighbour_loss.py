@@ -19,8 +19,8 @@ class NeighbourLoss(torch.nn.Module):
     targets of its own: its nearest neighbours, by how near they were. Both distributions are over the whole
     pool, so that every step tells an image apart from all others.
 
-    Neighbours may be wrong; that an image is itself is always right. So its embedding also tells which image of
-    the pool it is, among those that are no neighbours of it. This keeps it near to where the pool was embedded.
+    Neighbours may be wrong; that an image is itself is always right. So its embedding also tells which image
+    of the pool it is, among those that are no neighbours of it. This keeps it near to where it was.
 
     Args:
         temperature: of the targets, in cosines: the lower, the fewer neighbours count.

@@ -46,7 +46,7 @@ class NeighbourLoss(torch.nn.Module):
         temperature: float = 0.1,
         scale: float = 16.0,
         num_neighbours: int = 100,
-        own_weight: float = 0.25,
+        own_weight: float = 0.6,
     ) -> None:
         for name, value in (
             ("temperature", temperature),

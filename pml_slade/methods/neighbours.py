@@ -22,7 +22,7 @@ class NeighboursConfig(Section):
     temperature: float = Field(0.1, gt=0, description="temperature of the targets")
     scale: float = Field(16.0, gt=0, description="factor of the cosines of the student's embeddings")
     own_weight: float = Field(
-        0.25, ge=0, description="weight of telling which image it is, beside telling its neighbours"
+        0.6, ge=0, description="weight of telling which image it is, beside telling its neighbours"
     )
 
 

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from .method import Models
 
 
+OWN_WEIGHT: Any = Field(
+    0.6,
+    ge=0,
+    description="from neighbours: weight of telling which image it is, beside telling its neighbours",
+)
+
+
 class NeighboursConfig(Section):
     """Settings of the method."""
 
     weight: float = Field(2.0, gt=0, description="weight of its loss on the pool")
     temperature: float = Field(0.1, gt=0, description="temperature of the targets")
     scale: float = Field(16.0, gt=0, description="factor of the cosines of the student's embeddings")
-    own_weight: float = Field(
-        0.6, ge=0, description="weight of telling which image it is, beside telling its neighbours"
-    )
+    own_weight: float = OWN_WEIGHT
 
 
 class Neighbours(TwoViewsMethod):

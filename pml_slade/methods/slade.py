@@ -10,7 +10,7 @@ from pydantic import Field
 
 from .basis import WholeBasis
 from .method import Job
-from .neighbours import Neighbours, NeighboursConfig
+from .neighbours import OWN_WEIGHT, Neighbours, NeighboursConfig
 from .settings import Section
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class SladeConfig(Section):
         description="learn from neighbours in the pool, not from clusters; null: true for photographs with a "
         "pretrained trunk",
     )
+    own_weight: float = OWN_WEIGHT
 
 
 class SladeOfClusters(WholeBasis):
@@ -58,7 +59,8 @@ class Slade(SladeOfClusters):
         """Return one that learns from clusters, or from neighbours."""
         if not looks_for_neighbours(job):
             return super().trainer(job, models, average, folder)
-        own = NeighboursConfig(weight=self.pool_weight(job))
+        asked = job.own or SladeConfig()
+        own = NeighboursConfig(weight=self.pool_weight(job), own_weight=asked.own_weight)
         return Neighbours().trainer(replace(job, own=own), models, average, folder)
 
     def pool_weight(self, job: Job) -> float:

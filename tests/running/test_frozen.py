@@ -217,12 +217,18 @@ def test_slade_learns_from_neighbours_where_the_trunk_knows_photographs(
     ],
 )
 def test_neighbours_count_as_far_as_they_can_be_trusted(tmp_path, neighbours, given, trust, weight):
-    settings = (f"methods.slade.neighbours={neighbours}", f"student.unlabeled_weight={given}")
+    settings = (
+        f"methods.slade.neighbours={neighbours}",
+        f"student.unlabeled_weight={given}",
+        "methods.slade.own_weight=0.3",
+    )
     run = Run(small_config(NOWHERE, tmp_path / "run", *BEST, *settings), progress=False, splits=splits())
     method = run.config.chosen[-1]
     job = replace(run.shop.job(method), trust=trust)
     trainer, _ = method.build(job, build_models(run.config), tmp_path)
     assert trainer.loss_weights["unlabeled_metric_loss"] == pytest.approx(weight)
+    if isinstance(trainer, NeighbourTrainer):
+        assert trainer.neighbour_loss.own_weight == 0.3
 
 
 def test_a_run_trusts_neighbours_as_it_found_them(run, tmp_path, monkeypatch):

@@ -118,9 +118,9 @@ def test_means_of_weights_are_measured_on_development_classes(photographs, weigh
 
 def test_students_are_measured_as_they_were_before_the_mean(trained, tmp_path):
     """Their figures are those of a run that takes no mean."""
-    arguments, mean = trained
-    arguments = [*arguments[:-2], "--rows", "teacher", "control", "slade", "--runs", tmp_path]
-    run_script_here("photographs", *arguments, "student.soup=false", "--results", tmp_path / "page.md")
+    (folder, *arguments), mean = trained
+    arguments = [folder, "student.soup=false", *arguments[:-2], "--runs", tmp_path]
+    run_script_here("photographs", *arguments, "--results", tmp_path / "page.md")
     place = Path("test", "birds", "mixed", "0")
     for row in ("control", "slade"):
         before, alone = (

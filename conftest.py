@@ -34,7 +34,8 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(items):
-    """In powerful-benchmarker's environment, leave out the tests that run once."""
+    """Begin with the long tests, so that no core waits for one at the end; leave out those that run once."""
+    items.sort(key=lambda item: item.get_closest_marker("once") is None)
     if ONLY_PML_DIFFERS:
         for item in items:
             if mark := item.get_closest_marker("once"):

@@ -79,6 +79,11 @@ class Run:
         """The images."""
         return self.shop.splits
 
+    @property
+    def pool(self) -> ImageDataset:
+        """The images of the pool that are learned from."""
+        return self.shop.pool
+
     @cached_property
     def signs(self) -> list[str]:
         """What speaks against the pool, for people."""

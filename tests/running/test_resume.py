@@ -139,7 +139,7 @@ def test_kills_at_random_moments_change_nothing(context, folders, unbroken, tmp_
         process = context.Process(target=child, args=(config, started))
         process.start()
         assert started.wait(60)
-        time.sleep(rng.uniform(0, 0.35 * duration))
+        time.sleep(rng.uniform(0, 0.5 * duration))
         killed += process.is_alive()
         process.kill()
         process.join()

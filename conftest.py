@@ -34,8 +34,7 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the long tests, so that no core waits for one at the end; leave out those that run once."""
-    items.sort(key=lambda item: item.get_closest_marker("once") is None)
+    """In powerful-benchmarker's environment, leave out the tests that run once."""
     if ONLY_PML_DIFFERS:
         for item in items:
             if mark := item.get_closest_marker("once"):

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench_data import clutter, development
-from runs import arguments, in_parallel, measure, of_the_teacher, run_config
+from trials import arguments, in_parallel, measure, of_the_teacher, run_config
 from writing import FINDINGS, gained, machine, put_section
 
 from pml_slade.reports.tables import cell, markdown

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import clutter
-from runs import arguments, in_parallel, run_config
+from trials import arguments, in_parallel, run_config
 from writing import README, RESULTS, by_seed, gained, machine, plus_minus, put_section, test
 
 from pml_slade.methods import METHODS

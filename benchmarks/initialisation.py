@@ -14,7 +14,7 @@ import shlex
 from functools import partial
 from pathlib import Path
 
-from runs import in_parallel
+from trials import in_parallel
 from writing import RESULTS, by_seed, machine, put_section, test
 
 from pml_slade.reports.tables import METRICS, cell, markdown

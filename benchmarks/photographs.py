@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from runs import in_parallel
+from trials import in_parallel
 from writing import RESULTS, gained, machine, plus_minus, put_section, test
 
 from pml_slade.averages import mean_of_models

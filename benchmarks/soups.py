@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from photographs import SETS, split
-from runs import in_parallel
+from trials import in_parallel
 from writing import FINDINGS, machine, put_section
 
 from pml_slade.averages import mean_of_models

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from bench_data import development
-from runs import arguments, in_parallel, measure, run_config
+from trials import arguments, in_parallel, measure, run_config
 from writing import FINDINGS, machine, put_section
 
 from pml_slade.methods import METHODS

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from bench_data import development
 from pytorch_metric_learning.losses import ContrastiveLoss
-from runs import arguments, in_parallel, map_at_r, run_config
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
+from trials import arguments, in_parallel, map_at_r, run_config
 from why_measures import (
     Numbers,
     Pairs,

@@ -177,4 +177,4 @@ def test_the_defaults_are_among_the_settings_tried():
 def test_a_teacher_depends_on_no_setting_of_students():
     own = ("tolerance=0", "teacher.basis.logit_scale=null")
     others = ("student.steps=5", "student.basis.logit_scale=null", "methods.memory.size=9")
-    assert load_script("runs").of_the_teacher([*own, *others]) == own
+    assert load_script("trials").of_the_teacher([*own, *others]) == own

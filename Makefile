@@ -7,10 +7,8 @@ BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 # Python starts many times here: it keeps what it compiles, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
-# One thread each: the tests' models are tiny, and threads would wait for each other. Half as many processes again
-# as cores: tests wait for the disk, for signals, and for processes of their own.
-WORKERS := $(shell $(PYTHON) -c "import os; print(-(-3 * os.cpu_count() // 2))")
-PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses $(WORKERS) --dist worksteal
+# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 
 GPU_PYTHON ?= $(PY)
 PHOTOS ?= photos

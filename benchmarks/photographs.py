@@ -139,8 +139,8 @@ def measure_trust(run: Run) -> None:
     run.shop.look_at_pool(teacher)
     estimated = PoolFacts.read(run.folder)
     assert estimated is not None
-    embeddings = run.shop.embed(run.shop.load(teacher), run.shop.pool)
-    labeled, labels = run.splits.labeled, run.shop.pool.known_labels()
+    embeddings = run.shop.embed(run.shop.load(teacher), run.pool)
+    labeled, labels = run.splits.labeled, run.pool.known_labels()
     k = suggest_num_neighbours(len(labeled), labeled.num_classes)
     near, _ = nearest_others(smooth(whiten(embeddings, run.config.student.whitening), k), NEAREST)
     true = 100 * float((labels[near] == labels[:, None]).mean())

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,8 +71,11 @@ def write_array_atomic(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 def write_arrays_atomic(path: str | os.PathLike[str], **arrays: Any) -> None:
     """Write arrays by name as `numpy.savez` does, atomically (see `write_atomic`)."""
-    with _atomic_file(Path(path)) as file:
-        np.savez(file, **arrays)
+    # The archive is closed here: `savez` leaves that to Python, which tells of a full disk once more then.
+    with _atomic_file(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager
@@ -203,8 +207,8 @@ class Checkpoints:
         """Write the state of `step`; then delete what is older than the `keep` newest.
 
         Args:
-            state: nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings,
-                bytes and None. Dicts come back as plain dicts, arrays as arrays, tensors on CPU.
+            state: nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings
+                and None. Dicts come back as plain dicts, arrays as arrays, tensors on CPU.
             step: a number that grows from save to save; saving the same step again replaces it.
 
         Returns:
@@ -398,7 +402,7 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
         encoded = [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return encoded if isinstance(value, list) else tuple(encoded)
-    plain = (bool, int, float, str, bytes, torch.Size, torch.dtype, torch.device)
+    plain = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
     # Exact types: a subclass, an enum for one, would be pickled as code.
     if value is None or type(value) in plain:
         return value

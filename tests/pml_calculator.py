@@ -1,5 +1,8 @@
 """PML's own figures of retrieval, an oracle in both of its generations."""
 
+import faiss
+import torch
+
 from pml_slade.compat import LEGACY  # first: PML 0.9.92 needs what it mends
 
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # isort: skip
@@ -9,6 +12,8 @@ METRICS = {"MAP@R": "mean_average_precision_at_r", "RP": "r_precision", "P@1": "
 
 def retrieval(query, labels, gallery=None, gallery_labels=None):
     """MAP@R, R-precision and P@1 in percent of float32 rows of unit length with integer labels."""
+    if not torch.cuda.is_available():
+        faiss.get_num_gpus = lambda: 0  # PML asks for it, and faiss-gpu 1.7 aborts where there is no driver
     if LEGACY:
         calculator = AccuracyCalculator(include=tuple(METRICS.values()))
         searched = (query, labels) if gallery is None else (gallery, gallery_labels)

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -18,8 +19,8 @@ HERE = (Path(pml_slade.__file__).parents[1], Path(__file__).parent)
 PRELOADED = ("pml_slade.cli", "pml_slade.api", "pml_slade.running.run", "pml_slade.exporting", "images")
 LINES = {"COLUMNS": "500", "OMP_NUM_THREADS": "1"}
 """Environment in which a message is a line."""
-OF_PML = 'optimizers is missing "trunk_optimizer"'
-"""What PML's own trainer says of a frozen trunk, which is no fault."""
+OF_PML = re.compile(r'(WARNING:root:)?(models|optimizers) is missing "\w+"')
+"""What PML's own trainers say of a frozen trunk and of a single model, which is no fault."""
 
 
 def forking():
@@ -51,7 +52,7 @@ class Running:
             file.read_text(encoding="utf-8", errors="surrogateescape") for file in (self._out, self._err)
         )
         self._folder.cleanup()
-        return code, [line for line in err.splitlines() if line != OF_PML]
+        return code, [line for line in err.splitlines() if not OF_PML.fullmatch(line)]
 
     def wait_for(self, folder, pattern="checkpoint-*.pt", timeout=120):
         """Until such a file is there, or the process has ended."""

@@ -302,7 +302,7 @@ def test_a_parquet_file_holds_names_and_embeddings(tmp_path):
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     write_embeddings(tmp_path / "e.parquet", vectors, ["a", "caf\udce9"])
     table = pd.read_parquet(tmp_path / "e.parquet")
-    assert table["name"].tolist() == ["a", "caf\\udce9"]
+    assert table["path"].tolist() == ["a", "caf\\udce9"]
     assert np.array_equal(np.stack(table["embedding"]), vectors)
 
 

@@ -5,7 +5,9 @@ import json
 import re
 from pathlib import Path
 
+import pydantic
 import pytest
+from packaging.version import Version
 
 from pml_slade.compat import LEGACY
 from pml_slade.running.describing import list_settings
@@ -51,10 +53,11 @@ def test_every_setting_has_a_meaning():
     assert [setting.name for setting in list_settings() if not setting.meaning] == []
 
 
+@pytest.mark.skipif(Version(pydantic.VERSION) < Version("2.11"), reason="older pydantic words it otherwise")
 def test_the_schema_for_editors_is_what_its_script_writes():
-    text = script("settings").schema()
-    assert (ROOT / "docs" / "settings.schema.json").read_text() == text, "run: python docs/settings.py"
-    schema = json.loads(text)
+    schema = json.loads(script("settings").schema())
+    kept = json.loads((ROOT / "docs" / "settings.schema.json").read_text())
+    assert kept == schema, "run: python docs/settings.py"
     student = schema["$defs"]["StudentConfig"]["properties"]
     assert student["clustering"]["enum"] == ["kmeans", "ward"]
     assert [name for name, section in schema["$defs"].items() if "required" in section] == ["NamedConfig"]

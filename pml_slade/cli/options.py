@@ -102,6 +102,10 @@ def start_log(quiet: bool, verbose: bool = False) -> None:
     logger = logging.getLogger("pml_slade")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
+    if not logging.root.handlers:  # PML 0.9 would put one there that says everything once more
+        others = logging.StreamHandler(sys.stderr)
+        others.addFilter(lambda record: not record.name.startswith("pml_slade"))
+        logging.root.addHandler(others)
 
 
 def speaks() -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .thumbnails import Thumbnail, Thumbnails
 
@@ -39,6 +40,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals["thumbnail"] = _cut_out
+    found.filters["in_parts"] = _in_parts
     return found
 
 
@@ -47,3 +49,8 @@ def _cut_out(picture: Thumbnail, label: str = "") -> Markup:
     return Markup('<span class="pic" role="img" aria-label="{}" style="--x:{};--y:{}"></span>').format(
         label or picture.name, picture.x, picture.y
     )
+
+
+def _in_parts(name: str) -> Markup:
+    """A name of a file, class or setting: a narrow window breaks it between its parts, not inside a word."""
+    return Markup(re.sub(r"([_./\\-])", r"\1<wbr>", str(escape(name))))

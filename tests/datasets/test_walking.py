@@ -12,9 +12,9 @@ from pml_slade.datasets.walking import walk
 from pml_slade.exceptions import DataError
 
 
-def add(path, format=None):
+def add(path, format=None, size=(5, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (5, 4)).save(path, format)
+    Image.new("RGB", size).save(path, format)
     return path
 
 
@@ -57,7 +57,7 @@ def test_two_links_to_one_folder_elsewhere_are_one_class_and_the_other_is_named(
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".tif", ".webp", ".jp2", ".tga", ".pcx", ".ico"])
 def test_every_suffix_of_a_still_picture_is_read(tmp_path, suffix):
-    file = add(tmp_path / f"1{suffix}")
+    file = add(tmp_path / f"1{suffix}", size=(16, 16))  # the smallest icon
     assert names(walk(tmp_path)) == [file.name]
     assert read_image(file).mode == "RGB"
 

@@ -1,6 +1,7 @@
 """A trunk in two parts does what the trunk does, and the parts share its weights."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -27,6 +28,8 @@ def parameters(module):
     ],
 )
 def test_the_parts_do_what_the_trunk_does(name, size):
+    if name.startswith("timm/") and not timm.is_model(name.removeprefix("timm/")):
+        pytest.skip("needs a newer timm")
     options = {"img_size": size} if "dinov3" in name else {}
     trunk = build_trunk(name, **({"in_channels": 3} | options)).eval()
     before = {key: value.clone() for key, value in trunk.state_dict().items()}

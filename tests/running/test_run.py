@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import asdict, replace
 from types import SimpleNamespace
+from typing import get_origin
 
 import numpy as np
 import pytest
@@ -652,8 +653,9 @@ def sections(kind=Config):
     """Every section of a run's settings with the names in it."""
     found = {kind: set(kind.model_fields)}
     for field in kind.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            found |= sections(field.annotation)
+        kind = field.annotation
+        if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, Section):
+            found |= sections(kind)
     return found
 
 

@@ -90,7 +90,7 @@ def test_an_error_of_a_loader_process_is_the_line_that_it_was_there(workers):
 
 
 @pytest.mark.parametrize(
-    "write", [write_atomic, lambda path, data: Checkpoints(path.parent).save({"a": data}, 1)]
+    "write", [write_atomic, lambda path, data: Checkpoints(path.parent).save({"a": data.decode()}, 1)]
 )
 def test_a_full_disk_is_named_with_the_file_that_did_not_fit(tmp_path, write, monkeypatch):
     resource = pytest.importorskip("resource")

@@ -7,10 +7,8 @@ BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 # Python starts many times here: it keeps what it compiles, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
-# One thread each: the tests' models are tiny, and threads would wait for each other. Three processes on two cores,
-# since some wait for others.
-WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
-PYTEST = $(IN_MEMORY) OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses $(WORKERS) --dist worksteal
+# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
+PYTEST = $(IN_MEMORY) OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 # Runs write each file safely, so that tests wait for the disk unless theirs lie in memory: where 8 GB are free.
 IN_MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8e6 {print "TMPDIR=/dev/shm"}')
 
@@ -26,10 +24,9 @@ FAULTS = PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m
 demo: .venv/ready
 	$(PY) -m pml_slade demo
 
-# The second environment, mypy and the documentation take one core, and the tests begin on the other.
+# Today's tests, and beside them, one after the other, all else.
 test: .venv/ready
-	$(MAKE) --jobs 2 unit .venv-benchmark/ready lint types docs
-	$(MAKE) legacy
+	$(MAKE) --jobs 2 unit .venv-benchmark/ready lint types docs legacy
 
 unit: .venv/ready
 	$(call PYTEST,$(PY))

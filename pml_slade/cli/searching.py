@@ -113,13 +113,19 @@ def serve(
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each picture
     app = build_app(load(model, device, workers=0), ImageIndex.load(index_folder))
-    from werkzeug.serving import make_server
+    from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+    class Handler(WSGIRequestHandler):
+        timeout = 5  # seconds without a byte, after which a connection is closed
+
+    class Server(ThreadedWSGIServer):
+        daemon_threads = False  # Python would abort if it ended while such a thread searches
 
     with open_port(port) as opened:
         number = opened.getsockname()[1]
-        server = make_server(HOST, number, app, threaded=True, fd=opened.fileno())
+        server = Server(HOST, number, app, handler=Handler, fd=opened.fileno())
         typer.echo(f"open http://{HOST}:{number} in a browser; Ctrl-C stops the page")
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):  # once more while its last threads end
             server.serve_forever()
 
 

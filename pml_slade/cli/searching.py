@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import logging
+import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,6 +119,9 @@ def serve(
     class Handler(WSGIRequestHandler):
         timeout = 5  # seconds without a byte, after which a connection is closed
 
+        def log_error(self, format: str, *args: Any) -> None:
+            """Say nothing: browsers hold connections that come to nothing."""
+
     class Server(ThreadedWSGIServer):
         daemon_threads = False  # Python would abort if it ended while such a thread searches
 
@@ -125,8 +129,9 @@ def serve(
         number = opened.getsockname()[1]
         server = Server(HOST, number, app, handler=Handler, fd=opened.fileno())
         typer.echo(f"open http://{HOST}:{number} in a browser; Ctrl-C stops the page")
-        with suppress(KeyboardInterrupt):  # once more while its last threads end
-            server.serve_forever()
+        # An exception could come while a thread is being started.
+        signal.signal(signal.SIGINT, lambda *_: Thread(target=server.shutdown).start())
+        server.serve_forever()
 
 
 def _show(queries: Sequence[Path], matches: Sequence[Sequence[Match]]) -> None:

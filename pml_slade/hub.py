@@ -70,7 +70,7 @@ def upload(folder: str | os.PathLike[str], repo: str) -> str:
         MachineError: it could not be sent: no network, no login, no permission.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
 
     hub = HfApi()
     try:

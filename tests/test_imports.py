@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pml_slade
+from pml_slade.compat import LEGACY
 
 ROOT = Path(pml_slade.__file__).parent
 PACKAGE = "pml_slade"
@@ -134,7 +135,7 @@ def test_every_room_stands_on_a_floor():
     assert {unit_of(module) for module in MODULES} - set(FRONTS) == set(FLOOR_OF)
 
 
-@pytest.mark.once
+@pytest.mark.skipif(LEGACY, reason="what PML 0.9.92 needs imports torch")
 @pytest.mark.parametrize(
     "command",
     [

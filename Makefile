@@ -7,10 +7,8 @@ BENCHMARK := .venv-benchmark/bin/python
 INSTALL := .venv/bin/uv pip install --quiet --python
 # Python starts many times here: it keeps what it compiles, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
-# One thread each: the tests' models are tiny, and threads would wait for each other. A process more than there are
-# cores, since some wait for others.
-PYTEST = $(IN_MEMORY) OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses $(PROCESSES) --dist worksteal
-PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# A process per core and one thread each: the tests' models are tiny, and threads would wait for each other.
+PYTEST = $(IN_MEMORY) OMP_NUM_THREADS=1 $(1) -m pytest --numprocesses auto --dist worksteal
 # Runs write each file safely, so that tests wait for the disk unless theirs lie in memory: where 8 GB are free.
 IN_MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8e6 {print "TMPDIR=/dev/shm"}')
 
@@ -30,8 +28,9 @@ demo: .venv/ready
 test: .venv/ready
 	$(MAKE) --jobs 2 unit .venv-benchmark/ready lint types docs legacy
 
+# One process more, since some tests wait.
 unit: .venv/ready
-	$(call PYTEST,$(PY))
+	$(call PYTEST,$(PY)) --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 # Under powerful-benchmarker and the PML that it pins: its own tests, and those that another PML can change.
 legacy: .venv-benchmark/ready

@@ -29,9 +29,9 @@ def fuzzed(tmp_path_factory):
 
 def test_files_of_a_runs_folder_may_be_forged(fuzzed):
     wrong, refused = [], 0
-    for name in fuzzed.files[::3]:
+    for name in fuzzed.files[::5]:
         forgery, found = fuzzed.forge(name)
         wrong += [f"{forgery}: {each}" for each in found]
         refused += fuzzed.refused
     assert wrong == []
-    assert refused > len(fuzzed.files) / 12
+    assert refused > len(fuzzed.files) / 20

@@ -141,6 +141,7 @@ def test_a_control_of_few_classes_takes_more_images_of_each(run, pool, together,
     assert (run.trainers[1].sampler.m_per_class, run.trainers[2].sampler.m_per_class) == (of_a_class, 2)
 
 
+@pytest.mark.once
 def test_every_row_starts_from_the_teacher(run):
     run(ALL, AVERAGED, "student.lr=1e-12")
     teacher = parameters(run.model("teacher"))

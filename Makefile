@@ -28,9 +28,8 @@ demo: .venv/ready
 test: .venv/ready
 	$(MAKE) --jobs 2 unit .venv-benchmark/ready lint types docs legacy
 
-# One process more, since some tests wait.
 unit: .venv/ready
-	$(call PYTEST,$(PY)) --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+	$(call PYTEST,$(PY))
 
 # Under powerful-benchmarker and the PML that it pins: its own tests, and those that another PML can change.
 legacy: .venv-benchmark/ready

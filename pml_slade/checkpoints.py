@@ -71,7 +71,7 @@ def write_array_atomic(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 def write_arrays_atomic(path: str | os.PathLike[str], **arrays: Any) -> None:
     """Write arrays by name as `numpy.savez` does, atomically (see `write_atomic`)."""
-    # The archive is closed here: `savez` leaves that to Python, which tells of a full disk once more then.
+    # On a full disk, `savez` of older numpy leaves the archive open, and Python tells of it once more.
     with _atomic_file(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -19,11 +19,14 @@ from .searching import ImageIndex, Match
 
 if TYPE_CHECKING:
     from flask import Flask
+    from werkzeug.serving import BaseWSGIServer
 
 HOST = "127.0.0.1"
 """The only address that is listened on: nobody but this machine reaches it."""
 LARGEST_UPLOAD = 20 * 2**20
 """Bytes."""
+IDLE = 5.0
+"""Seconds without a byte, after which a connection is closed."""
 FOUND = 24
 """Images that are shown for a query."""
 SIDE = 256
@@ -101,6 +104,27 @@ def build_app(trained: TrainedModel, index: ImageIndex) -> Flask:
         return {"error": f"The file is larger than {LARGEST_UPLOAD // 2**20} MB."}, 413
 
     return app
+
+
+def build_server(app: Flask, opened: socket.socket) -> BaseWSGIServer:
+    """Return what answers at an open port, each connection in a thread of its own, until `shutdown()`.
+
+    Args:
+        app: of `build_app`.
+        opened: of `open_port`.
+    """
+    from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+    class Handler(WSGIRequestHandler):
+        timeout = IDLE
+
+        def log_error(self, format: str, *args: Any) -> None:
+            """Say nothing: browsers hold connections that come to nothing."""
+
+    class Server(ThreadedWSGIServer):
+        daemon_threads = False  # Python can abort where it ends while such a thread searches
+
+    return Server(HOST, opened.getsockname()[1], app, handler=Handler, fd=opened.fileno())
 
 
 def open_port(port: int) -> socket.socket:

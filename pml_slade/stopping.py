@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,8 +47,20 @@ def obeyed() -> Iterator[None]:
         yield
     finally:
         _remind(None)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+@contextmanager
+def calling(action: Callable[[], object]) -> Iterator[None]:
+    """Let Ctrl-C in the block call `action`, in a thread of its own, where an exception could come amiss."""
+    before = {
+        number: signal.signal(number, lambda *_: threading.Thread(target=action).start())
+        for number in _ours("SIGINT")
+    }
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 @contextmanager
@@ -77,8 +89,7 @@ def held(grace: float = 0.0) -> Iterator[None]:
     finally:
         _stop.waits, _stop.received, _stop.grace = False, None, 0.0
         _remind(None)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
 
 
 @contextmanager
@@ -120,6 +131,11 @@ def _ours(*names: str) -> list[signal.Signals]:
     known = [getattr(signal, name, None) for name in names]
     untouched = (signal.SIG_DFL, signal.default_int_handler)
     return [number for number in known if number is not None and signal.getsignal(number) in untouched]
+
+
+def _restore(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _handle(number: int, frame: Any) -> None:

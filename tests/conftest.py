@@ -1,6 +1,7 @@
 """Every test starts from the same seeds; fixtures are named by the role that they play."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -25,6 +26,14 @@ def same_seeds():
     torch.manual_seed(0)
     yield
     c_f.NUMPY_RANDOM = np.random
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    """See that no test, and nothing it calls, keeps Ctrl-C for itself."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.fixture

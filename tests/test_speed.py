@@ -9,7 +9,8 @@ from scripts import load_script
 
 from pml_slade.compat import LEGACY
 
-pytestmark = pytest.mark.skipif(LEGACY, reason="measures beside the PML of today")
+pytestmark = pytest.mark.once
+beside_pml = pytest.mark.skipif(LEGACY, reason="measures beside the PML of today")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def measure(speed, tmp_path, monkeypatch):
     return measure
 
 
+@beside_pml
 def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, measure, monkeypatch):
     monkeypatch.setattr(speed, "apart", lambda *given: speed.measure(*given[:-1]))  # a process takes seconds
     text = measure()
@@ -47,6 +49,7 @@ def test_all_parts_are_measured_side_by_side_and_written_to_a_page(speed, measur
     assert "nan" not in text
 
 
+@beside_pml
 def test_what_was_measured_is_kept_and_what_takes_too_long_is_left_out(speed, measure, monkeypatch):
     parts = ("--parts", "evaluation", "two-classes")
     assert "| 200 |" not in measure(*parts, "--within", "0")

@@ -6,15 +6,14 @@ import csv
 import io
 import json
 import logging
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..exceptions import ConfigError
+from ..stopping import calling
 from .options import BatchSize, Device, Images, ModelFile, Quiet, Workers, console, start_log
 from .outputs import check_place
 
@@ -110,28 +109,15 @@ def serve(
     start_log(quiet)
     from ..api import load
     from ..searching import ImageIndex
-    from ..serving import HOST, build_app, open_port
+    from ..serving import build_app, build_server, open_port
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # not a line for each picture
     app = build_app(load(model, device, workers=0), ImageIndex.load(index_folder))
-    from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-
-    class Handler(WSGIRequestHandler):
-        timeout = 5  # seconds without a byte, after which a connection is closed
-
-        def log_error(self, format: str, *args: Any) -> None:
-            """Say nothing: browsers hold connections that come to nothing."""
-
-    class Server(ThreadedWSGIServer):
-        daemon_threads = False  # Python would abort if it ended while such a thread searches
-
     with open_port(port) as opened:
-        number = opened.getsockname()[1]
-        server = Server(HOST, number, app, handler=Handler, fd=opened.fileno())
-        typer.echo(f"open http://{HOST}:{number} in a browser; Ctrl-C stops the page")
-        # An exception could come while a thread is being started.
-        signal.signal(signal.SIGINT, lambda *_: Thread(target=server.shutdown).start())
-        server.serve_forever()
+        server = build_server(app, opened)
+        with calling(server.shutdown):  # between two requests
+            typer.echo(f"open http://{server.host}:{server.port} in a browser; Ctrl-C stops the page")
+            server.serve_forever()
 
 
 def _show(queries: Sequence[Path], matches: Sequence[Sequence[Match]]) -> None:

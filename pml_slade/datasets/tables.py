@@ -69,7 +69,7 @@ def image_csv(
     _refuse(source, table.index[table[path_column] == ""], "no path", "fill it in")
     with source.open("rb") as file:  # older pandas reads a name up to its NUL, without a word
         nul = [number - 1 for number, line in enumerate(file) if b"\0" in line]
-    _refuse(source, pd.Index(nul), "a NUL", "write the list again")
+    _refuse(source, nul, "a NUL", "write the list again")
     base = source.parent if root is None else Path(root)
     paths = [_found(base / name) for name in table[path_column]]
     _refuse_repeated(source, paths, table.index)

@@ -9,13 +9,15 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from images import small_config, write_images
+from images import SMALL, small_config, write_images
 
 import pml_slade
 from pml_slade.pages.report import report_page
 from pml_slade.pages.sheet import search_page
+from pml_slade.running.data import build_splits
+from pml_slade.running.loading import load_config
 from pml_slade.running.run import Run
-from pml_slade.serving import LARGEST_UPLOAD, build_app
+from pml_slade.serving import LARGEST_UPLOAD, build_app, build_server, open_port
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,15 +52,54 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     folders = write_images(folder / "images")
     Run(small_config(folders, folder / "run", "rows=[control,slade]"), progress=False).run()
+    return write_pages(folder, folders["unlabeled"], folders["test"])
+
+
+def write_pages(folder, queries, searched):
+    """Pages of a run in folder/run: its report, and what is found for twelve queries."""
     model = pml_slade.load(folder / "run", "cpu", workers=0)
-    queries = model.open(sorted(folders["unlabeled"].iterdir())[:12])
+    opened = model.open(sorted(queries.rglob("*.*"))[:12])
     pages = {
         "report": report_page([folder / "run"], "cpu", 0),
-        "search": search_page(queries, model.search(queries, folders["test"], k=10), "L"),
+        "search": search_page(opened, model.search(opened, searched, k=10), model.mode),
     }
     for name, text in pages.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in pages}
+
+
+@pytest.fixture(scope="module", params=["glyphs", "birds"])
+def of_real_images(files, few_letters, request, tmp_path_factory):
+    """Names of such pages of letters, and of photographs where PHOTOS names a folder that has birds."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make = {"glyphs": run_on_letters, "birds": run_on_birds}[request.param]
+    pages = write_pages(folder, *make(folder))
+    files.update({f"{name} of {request.param}": file for name, file in pages.items()})
+    return [f"{name} of {request.param}" for name in pages]
+
+
+def run_on_letters(folder):
+    config = load_config("glyphs", [*SMALL, "data.image_size=28", f"output={folder / 'run'}"])
+    Run(config, progress=False).run()
+    letters = build_splits(config).test
+    for i in range(60):
+        file = folder / "letters" / f"{letters.classes[letters.labels[i]].split('/')[0]}-{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        letters[i][0].save(file)
+    return folder / "letters", folder / "letters"
+
+
+def run_on_birds(folder):
+    photos = os.environ.get("PHOTOS") or pytest.skip("PHOTOS names no folder of photographs")
+    classes = sorted((Path(photos) / "birds").iterdir())
+    for part, chosen in {"labeled": classes[:8], "unlabeled": classes[8:14], "test": classes[14:20]}.items():
+        for one in chosen:
+            (folder / part).mkdir(exist_ok=True)
+            (folder / part / one.name).symlink_to(one.resolve())
+    folders = {part: folder / part for part in ("labeled", "unlabeled", "test")}
+    more = ("rows=[control,slade]", "data.mode=RGB", "data.image_size=64", "data.transform=photo")
+    Run(small_config(folders, folder / "run", *more), progress=False).run()
+    return classes[8], folders["test"]
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +114,14 @@ def browser():
 def served(files):
     """Address of the page that searches by image, over the pool of the small run."""
     pytest.importorskip("flask", reason="needs flask")
-    from werkzeug.serving import make_server
-
     folder = files["report"].parent
     model = pml_slade.load(folder / "run", "cpu", workers=0)
-    server = make_server("127.0.0.1", 0, build_app(model, model.index(folder / "images" / "unlabeled")))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.port}/"
-    server.shutdown()
+    app = build_app(model, model.index(folder / "images" / "unlabeled"))
+    with open_port(0) as opened:
+        server = build_server(app, opened)
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{server.host}:{server.port}/"
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +177,23 @@ def test_a_page_opens_without_an_error_and_fits_its_window(opened, window, name,
     assert page.evaluate(CONTRAST) == []
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(251, 251, 249)") == (WINDOWS[window][2] == "light")
-    page.screenshot(path=tmp_path / f"{window}.png", full_page=True)
-    assert (tmp_path / f"{window}.png").stat().st_size > 10_000
+    file = shots(tmp_path) / f"{name}, {window}.png"
+    page.screenshot(path=file, full_page=True)
+    assert file.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_pages_of_letters_and_photographs_open_and_fit(opened, of_real_images, window, tmp_path):
+    for name in of_real_images:
+        page = opened(window, name)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.locator(".pic").count() > 100
+        page.screenshot(path=shots(tmp_path) / f"{name}, {window}.png", full_page=True)
+
+
+def shots(folder):
+    """Where screenshots go that a person looks at: SCREENSHOTS, where it is set."""
+    return Path(os.environ.get("SCREENSHOTS", folder))
 
 
 @pytest.mark.parametrize("name", ["report", "search", "serve", *SITE])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
+import faiss
 import numpy as np
+import torch
 
 from ..clustering import checked_embeddings, unit_rows
 
@@ -39,10 +43,21 @@ def _umap_plane(embeddings: np.ndarray) -> np.ndarray:
     import umap
 
     x = unit_rows(checked_embeddings(embeddings))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _threads_kept():
         warnings.simplefilter("ignore")  # one thread, as a seed needs it
         found = umap.UMAP(metric="cosine", random_state=SEED).fit_transform(x)
     return _framed(np.asarray(found, np.float64))
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Undo what numba, which UMAP is compiled by, does to the threads of torch and faiss: it asks for all."""
+    of_torch, of_faiss = torch.get_num_threads(), faiss.omp_get_max_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(of_torch)
+        faiss.omp_set_num_threads(of_faiss)
 
 
 def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, float]:

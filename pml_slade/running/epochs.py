@@ -70,9 +70,14 @@ class EpochLoaders:
         self._kept[number] = kept
         return kept.loader
 
-    def close(self) -> None:
-        """Let go of all loaders, so that the processes that read end."""
+    def close(self, trainer: Any) -> None:
+        """Let go of all loaders, and let their trainer do so: then the processes that read end.
+
+        Where Python's garbage collector has to find them, PyTorch waits 5 s for each of these processes.
+        """
         self._kept.clear()
+        held = {"dataloader_iter", "dataloader", "unlabeled_dataloader_iter", "unlabeled_dataloader"}
+        vars(trainer).update(dict.fromkeys(held & vars(trainer).keys()))
 
     def _loader(self, dataset: Any, draws: Draws, num_workers: int, collate_fn: Any) -> DataLoader[Any]:
         batches: dict[str, Any] = {"batch_sampler": draws}

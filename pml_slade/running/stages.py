@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,8 +139,7 @@ def run_stage(stage: Stage) -> None:
         check_space(checkpoints.folder, stage.name, parts)
         if fresh and stage.validate is not None and stage.keep_best:
             _keep_best(stage, 0, _validate(stage, clock))
-        loaders = EpochLoaders(stage.seed, stage.trainer.data_device)
-        with _records(stage) as records, _bar(stage) as bar, closing(loaders):
+        with _records(stage) as records, _bar(stage) as bar, _loaders(stage) as loaders:
             for epoch in range(len(stage.history) + 1, stage.epochs + 1):
                 row = _train_epoch(stage, epoch, _Epoch(loaders, checkpoints, clock, bar))
                 if records is not None:
@@ -149,6 +148,16 @@ def run_stage(stage: Stage) -> None:
                 leave()
     if stage.best is not None:
         _load(stage.models, stage.best["models"])
+
+
+@contextmanager
+def _loaders(stage: Stage) -> Iterator[EpochLoaders]:
+    """What reads the images of a stage."""
+    loaders = EpochLoaders(stage.seed, stage.trainer.data_device)
+    try:
+        yield loaders
+    finally:
+        loaders.close(stage.trainer)
 
 
 def _records(stage: Stage) -> Any:

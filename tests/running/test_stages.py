@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import multiprocessing
 import re
 import signal
 import sqlite3
@@ -408,9 +409,12 @@ def test_any_number_of_processes_reads_the_same_images_and_they_stay_between_epo
     run_stage(made)
     assert torch.equal(weights(made), weights(alone))
     assert len(iterators - {None}) == 1
+    iterators.clear()
+    assert multiprocessing.active_children() == []
     with pytest.raises(Stopped):
         run(tmp_path / "broken", loss=Stopping(STEPS + 2), workers=2)
     assert torch.equal(weights(run(tmp_path / "broken", workers=2)), weights(alone))
+    assert multiprocessing.active_children() == []
     assert capfd.readouterr() == ("", "")
 
 

@@ -27,7 +27,7 @@ from writing import RESULTS, gained, machine, plus_minus, put_section, test
 
 from pml_slade.averages import mean_of_models
 from pml_slade.checkpoints import write_json_atomic
-from pml_slade.clustering import smooth, suggest_num_neighbours, whiten
+from pml_slade.clustering import smooth, suggest_num_neighbours
 from pml_slade.clustering.neighbours import nearest_others
 from pml_slade.clustering.trust import NEAREST
 from pml_slade.datasets.folders import open_images
@@ -142,7 +142,7 @@ def measure_trust(run: Run) -> None:
     embeddings = run.shop.embed(run.shop.load(teacher), run.pool)
     labeled, labels = run.splits.labeled, run.pool.known_labels()
     k = suggest_num_neighbours(len(labeled), labeled.num_classes)
-    near, _ = nearest_others(smooth(whiten(embeddings, run.config.student.whitening), k), NEAREST)
+    near, _ = nearest_others(smooth(embeddings, k, whitening=run.config.student.whitening), NEAREST)
     true = 100 * float((labels[near] == labels[:, None]).mean())
     write_json_atomic(file, {"estimated": estimated.neighbours_right, "true": true})
 

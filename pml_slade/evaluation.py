@@ -5,7 +5,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from .clustering import checked_embeddings, unit_rows
 from .clustering.neighbours import MEMORY, Neighbours, blocks
@@ -98,7 +98,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
         return None
     center = mean(values)
     spread = (sum((v - center) ** 2 for v in values) / (n - 1)) ** 0.5
-    return float(student_t.ppf((1 + confidence) / 2, n - 1) * spread / n**0.5)
+    return float(stdtrit(n - 1, (1 + confidence) / 2) * spread / n**0.5)
 
 
 def _by_query(

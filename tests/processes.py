@@ -61,6 +61,15 @@ class Running:
             time.sleep(0.01)
         return self
 
+    def says(self, pattern, timeout=120):
+        """Match in what it prints, once it is there."""
+        deadline = time.monotonic() + timeout
+        while not (found := re.search(pattern, self._out.read_text())):
+            assert self.runs(), self.end()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return found
+
     def signal(self, number):
         """Send a signal, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):

@@ -6,12 +6,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 from images import write_model
 from PIL import Image
+from processes import Forked, pml_slade_command
 
 import pml_slade
 from pml_slade import serving
@@ -118,10 +117,9 @@ def test_a_port_that_is_taken_is_named():
 def test_the_command_listens_on_this_machine_alone(model, index, tmp_path):
     """A 100 MB upload is refused before it is read; Ctrl-C ends the command without a traceback."""
     index.save(tmp_path)
-    command = [sys.executable, "-m", "pml_slade", "serve", str(model), str(tmp_path), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = Forked(pml_slade_command, "serve", model, tmp_path, "--port", 0)
     try:
-        number = int(re.search(rf"http://{re.escape(HOST)}:(\d+)", server.stdout.readline())[1])
+        number = int(server.says(rf"http://{re.escape(HOST)}:(\d+) ")[1])
         connection = http.client.HTTPConnection(HOST, number, timeout=30)
         connection.putrequest("POST", "/search")
         connection.putheader("Content-Length", str(100 * 2**20))
@@ -133,7 +131,6 @@ def test_the_command_listens_on_this_machine_alone(model, index, tmp_path):
         idle = http.client.HTTPConnection(HOST, number, timeout=30)
         idle.connect()  # as browsers do ahead of time
     finally:
-        server.send_signal(signal.SIGINT)
-        _, said = server.communicate(timeout=30)
-    assert (server.returncode, said) == (0, "")
+        code, lines = server.signal(signal.SIGINT).end(timeout=30)
+    assert (code, lines) == (0, [])
     assert os.path.exists(tmp_path / "images.json")

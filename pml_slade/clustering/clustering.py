@@ -114,11 +114,12 @@ class Clustering(ClusteringSettings):
 
     def _seen(self, x: np.ndarray, k: int) -> np.ndarray:
         """What is clustered: embeddings whitened and smoothed, or themselves where neither is wanted."""
-        seen = whiten(x, self.whitening) if self.whitening else x
         if self.smooth:
             neighbours = self.num_neighbours or suggest_num_neighbours(len(x), k)
-            return smooth(seen, neighbours, device=self.device)
-        return unit_rows(x) if self.normalize and seen is x else seen
+            return smooth(x, neighbours, device=self.device, whitening=self.whitening)
+        if self.whitening:
+            return whiten(x, self.whitening)
+        return unit_rows(x) if self.normalize else x
 
     def _kmeans(self, x: np.ndarray, k: int, per_centroid: int) -> tuple[np.ndarray, Any]:
         kmeans = faiss_kmeans(

@@ -66,15 +66,19 @@ def itself_last(found: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.argsort(found == queries[:, None], axis=1, kind="stable")
 
 
-def unit_rows(x: np.ndarray) -> np.ndarray:
+def unit_rows(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Bring rows to unit length; zeros stay zeros.
+
+    Args:
+        x: (N, d).
+        out: (N, d), to write to, which may be x itself.
 
     Examples:
         >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
         array([[0.6, 0.8],
                [0. , 0. ]])
     """
-    unit = np.empty(x.shape, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
+    unit = np.empty(x.shape, dtype=x.dtype if x.dtype.kind == "f" else np.float64) if out is None else out
     for rows in row_blocks(len(x)):
         unit[rows] = x[rows] / np.maximum(np.linalg.norm(x[rows], axis=1, keepdims=True), 1e-12)
     return unit

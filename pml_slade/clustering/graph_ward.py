@@ -63,7 +63,7 @@ class _Clusters:
         weights: (n,) how many points each has.
         points: (n,) one of its points.
         heights: (n,) cost of the merge that made it.
-        edges: (e, 2) clusters, the lower one first.
+        edges: (e, 2) int32, clusters, the lower one first.
         costs: (e,) what merging adds to the sum of squared distances.
     """
 
@@ -72,7 +72,7 @@ class _Clusters:
         self.device, self.seed = device, seed
         self.weights = np.ones(len(points), dtype=np.float32)
         self.points, self.heights = np.arange(len(points)), np.zeros(len(points), dtype=np.float32)
-        self.edges, self.costs = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
+        self.edges, self.costs = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -87,9 +87,8 @@ class _Clusters:
         """
         k = min(NEIGHBOURS, len(self))
         _, near = nearest(self.centers.numpy(), k, self.device, euclidean=True, seed=self.seed)
-        own = np.repeat(np.arange(len(self)), k)
-        edges = np.stack([own, near.ravel()], axis=1)
-        self._connect(edges, np.zeros(len(edges), dtype=np.float32), np.ones(len(edges), dtype=bool))
+        own = np.repeat(np.arange(len(self), dtype=np.int32), k)
+        self._connect(own, near.ravel(), np.zeros(len(own), np.float32), np.ones(len(own), dtype=bool))
         copies = self.costs <= ROUNDING * float(self.centers[:EDGES].square().sum(1).mean())
         same = cut(self.edges[copies], len(self))
         first = np.unique(same, return_index=True)[1][same]
@@ -125,7 +124,7 @@ class _Clusters:
         """Forget clusters b, which are in a now."""
         left, changed = np.ones(len(self), dtype=bool), np.zeros(len(self), dtype=bool)
         left[b], changed[a] = False, True
-        number = np.cumsum(left) - 1
+        number = np.cumsum(left, dtype=np.int32) - 1
         number[b], changed[b] = number[a], True
         kept = np.flatnonzero(left)
         for start in range(0, len(kept), EDGES):  # in place: a row moves up, before others are read
@@ -133,12 +132,12 @@ class _Clusters:
             self.centers[start : start + len(rows)] = self.centers[rows]
         self.centers = self.centers[: len(kept)]
         self.weights, self.points, self.heights = self.weights[kept], self.points[kept], self.heights[kept]
-        stale = changed[self.edges[:, 0]] | changed[self.edges[:, 1]]
-        self._connect(number[self.edges], self.costs, stale)
+        one, other = self.edges.T
+        self._connect(number[one], number[other], self.costs, changed[one] | changed[other])
 
-    def _connect(self, edges: np.ndarray, costs: np.ndarray, stale: np.ndarray) -> None:
+    def _connect(self, one: np.ndarray, other: np.ndarray, costs: np.ndarray, stale: np.ndarray) -> None:
         """Take edges, each once, and compute what merging along those that are stale costs."""
-        low, high = edges.min(axis=1), edges.max(axis=1)
+        low, high = np.minimum(one, other), np.maximum(one, other)
         _, first = np.unique(low * np.int64(len(self)) + high, return_index=True)
         first = first[low[first] < high[first]]
         self.edges, self.costs = np.stack([low[first], high[first]], axis=1), costs[first]

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from ..exceptions import ConfigError
 from .embedding import checked_embeddings, row_blocks, unit_rows
 from .neighbours import nearest
+from .whitening import whiten
 
 COLUMNS = 64
 """Coordinates of all points that are averaged at once."""
@@ -22,6 +23,7 @@ def smooth(
     rounds: int = 2,
     power: float = 3.0,
     device: torch.device | str = "cpu",
+    whitening: float = 0.0,
 ) -> np.ndarray:
     """Average each embedding with those whose nearest neighbours include it, as it includes them.
 
@@ -34,6 +36,7 @@ def smooth(
         rounds: how often; each starts from the averages of the one before.
         power: a neighbour's weight is its cosine similarity to this power, 0 where it is negative.
         device: where neighbours are found, see `neighbours.nearest`.
+        whitening: `whiten` them to this power before; 0 does not.
 
     Returns:
         (N, d) float32, rows of unit length.
@@ -54,7 +57,8 @@ def smooth(
             raise ConfigError(f"{name} must be a positive integer, got {value!r}.")
     if not 0 < power < np.inf:
         raise ConfigError(f"power must be a positive number, got {power!r}.")
-    x = unit_rows(checked_embeddings(embeddings))
+    x = whiten(embeddings, whitening) if whitening else checked_embeddings(embeddings)
+    x = unit_rows(x, out=x if whitening else None)
     for _ in range(int(rounds)):
         average(x, _reciprocal_weights(x, min(int(num_neighbours), len(x)), power, device))
     return x
@@ -66,7 +70,7 @@ def average(x: np.ndarray, weights: csr_matrix) -> None:
         columns = slice(start, start + COLUMNS)
         x[:, columns] += weights @ np.ascontiguousarray(x[:, columns])
     for rows in row_blocks(len(x)):
-        x[rows] = unit_rows(x[rows])
+        unit_rows(x[rows], out=x[rows])
 
 
 def _reciprocal_weights(x: np.ndarray, k: int, power: float, device: torch.device | str) -> csr_matrix:
@@ -79,5 +83,7 @@ def _reciprocal_weights(x: np.ndarray, k: int, power: float, device: torch.devic
         own = np.arange(start, min(start + step, len(x)), dtype=near.dtype)[:, None]
         both[rows] = (near[near[rows]] == own[:, :, None]).any(axis=2) & (near[rows] != own)
     ends = np.concatenate([[0], both.sum(axis=1).cumsum()])
-    weights = np.clip(similarity[both], 0, 1) ** np.float32(power)
+    weights = similarity[both]
+    del similarity  # of very many points, these arrays and the points fill the memory
+    np.power(np.clip(weights, 0, 1, out=weights), np.float32(power), out=weights)
     return csr_matrix((weights, near[both], ends), shape=(len(x), len(x)))

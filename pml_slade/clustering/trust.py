@@ -8,7 +8,6 @@ import torch
 from .clusters import suggest_num_neighbours
 from .neighbours import nearest_others
 from .smoothing import smooth
-from .whitening import whiten
 
 NEAREST = 5
 """Neighbours of an image that are looked at."""
@@ -45,8 +44,7 @@ def neighbours_right(
     """
     together = np.concatenate([labeled, pool]).astype(np.float32, copy=False)
     k = suggest_num_neighbours(len(labels), len(np.unique(labels)))
-    seen = whiten(together, whitening) if whitening else together
-    seen = smooth(seen, k, device=device)
+    seen = smooth(together, k, device=device, whitening=whitening)
     near, _ = nearest_others(seen, min(NEAREST, len(seen) - 1), device)
     classes = np.concatenate([labels, np.full(len(pool), -1)])
     return float((classes[near[: len(labels)]] == labels[:, None]).mean())

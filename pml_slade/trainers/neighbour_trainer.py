@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import processes
 from ..checks import check_int
-from ..clustering import smooth, whiten
+from ..clustering import smooth
 from ..clustering.neighbours import nearest_others
 from ..exceptions import ConfigError
 from ..losses import NeighbourLoss
@@ -61,8 +61,7 @@ class NeighbourTrainer(SelfTrainingTrainer):
         self.neighbour_loss.remember(*(torch.from_numpy(x).to(self.data_device) for x in found))
 
     def _neighbours(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen = whiten(embeddings, self.whitening) if self.whitening else embeddings
-        seen = smooth(seen, self.smoothing, device=self.data_device)
+        seen = smooth(embeddings, self.smoothing, device=self.data_device, whitening=self.whitening)
         return nearest_others(seen, min(self.neighbour_loss.num_neighbours, len(seen) - 1), self.data_device)
 
     def get_extra_state(self) -> dict[str, Any]:

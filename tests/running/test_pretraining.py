@@ -3,14 +3,13 @@
 import copy
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from images import SMALL, small_config
+from processes import Forked, script
 from typer.testing import CliRunner
 
 from pml_slade import cli
@@ -129,11 +128,11 @@ def test_how_long_need_not_be_said(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from pml_slade.running import stages
 from pml_slade.running.loading import load_config
 from pml_slade.running.pretraining import run_pretraining
-real, left = stages.Checkpoints.save, int(sys.argv[1])
+real, left = stages.Checkpoints.save, {left}
 def save(self, state, step):
     global left
     real(self, state, step)
@@ -141,7 +140,7 @@ def save(self, state, step):
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 stages.Checkpoints.save = save
-run_pretraining(load_config(None, sys.argv[2:]), progress=False)
+run_pretraining(load_config(None, {arguments}), progress=False)
 """
 
 
@@ -160,8 +159,8 @@ def test_a_killed_one_goes_on_to_the_same_bits(folders, tmp_path):
     output = tmp_path / "killed"
     paths = [f"data.{part}={folder}" for part, folder in folders.items()]
     arguments = [*SMALL, *SWAV, *paths, f"output={output}", *WHOLE]
-    killed = subprocess.run([sys.executable, "-c", KILLED, "2", *arguments], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    code, _ = Forked(script, KILLED.format(left=2, arguments=arguments)).end()
+    assert code == -signal.SIGKILL
     assert not swav_file(output).exists()
     assert run_pretraining(config(folders, output, *WHOLE), progress=False).read_bytes() == once.read_bytes()
 

@@ -64,7 +64,7 @@ class Running:
     def says(self, pattern, timeout=120):
         """Match in what it prints, once it is there."""
         deadline = time.monotonic() + timeout
-        while not (found := re.search(pattern, self._out.read_text())):
+        while not (found := re.search(pattern, self._out.read_text() if self._out.exists() else "")):
             assert self.runs(), self.end()
             assert time.monotonic() < deadline
             time.sleep(0.01)

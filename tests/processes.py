@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 import pml_slade
 
@@ -26,7 +29,10 @@ OF_PML = re.compile(r'(WARNING:root:)?(models|optimizers) is missing "\w+"')
 def forking():
     """Multiprocessing whose processes are forked from one that has imported the package."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", "pytest", *PRELOADED])
+    context.set_forkserver_preload(["processes", "pytest", *PRELOADED, "frozen"])
+    with pytest.MonkeyPatch.context() as patch:  # some Pythons do not tell it where modules are
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, HERE)))
+        forkserver.ensure_running()
     return context
 
 

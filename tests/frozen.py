@@ -1,4 +1,4 @@
-"""Read last by the process that others are forked from: what it holds is no garbage, and stays shared with them."""
+"""Read last by the process that others are forked from: what it holds is no garbage, and they share it."""
 
 import gc
 

@@ -32,8 +32,9 @@ unit: .venv/ready
 	$(call PYTEST,$(PY))
 
 # Under powerful-benchmarker and the PML that it pins: its own tests, and those that another PML can change.
+# In one process: most of another one's time would go into reading the tests.
 legacy: .venv-benchmark/ready
-	$(call PYTEST,$(BENCHMARK))
+	$(call PYTEST,$(BENCHMARK)) --numprocesses 0
 
 # Where there is a GPU: the tests on it, how fast it is, eight minutes at most, into docs/performance.md, and
 # photographs with all rows and pools into docs/results.md; repeat the command to resume.

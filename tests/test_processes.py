@@ -14,10 +14,11 @@ import pytest
 import shared_jobs as jobs
 import torch
 from images import BEST, small_config
-from processes import HERE, LINES, Forked, Fresh, end_all, pml_slade_command, together
+from processes import HERE, LINES, Forked, end_all, pml_slade_command, together
 from safetensors.torch import load_file
 
 import pml_slade
+from pml_slade.running.loading import load_config
 
 pytestmark = pytest.mark.once
 STEPS = 50
@@ -165,23 +166,6 @@ def test_pretraining_and_a_frozen_trunk_are_shared(folders, tmp_path):
         assert found[1][stage] == pytest.approx(losses, abs=1e-8)
 
 
-def test_a_whole_run_on_glyphs_under_torchrun(tmp_path):
-    run = tmp_path / "run"
-    command = (
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
-        *(Path(__file__).with_name("few_letters.py"), "train", "-q", "-c", "glyphs", "-o", run, "device=cpu"),
-        *("teacher.steps=4", "student.steps=4", "epoch_steps=2", "rows=[teacher, slade]"),
-    )
-    torchrun = Fresh(*command)
-    code, lines = torchrun.end(timeout=600)
-    assert code == 0, lines
-    assert torchrun.out.count("test classes, %") == 1
-    assert [result["row"] for result in results(run)] == ["teacher", "slade"]
-    assert all(result["test"]["MAP@R"] > 0 for result in results(run))
-    assert pml_slade.load(run, "cpu").model.meta["embedding_size"] == 128
-    assert (run / "report.html").exists()
-
-
 SRUN = """#!/bin/sh
 shift
 "$@" & "$@" && wait $!
@@ -189,20 +173,27 @@ shift
 SCONTROL = """#!/bin/sh
 echo 127.0.0.1
 """
+TORCHRUN = """#!/bin/sh
+exec {python} -m torch.distributed.run "$@"
+"""
 
 
-def test_the_script_for_slurm_trains_on_two_machines_as_it_stands(folders, tmp_path):
+def test_a_whole_run_on_glyphs_under_torchrun_by_the_script_for_slurm_as_it_stands(tmp_path):
+    """On two machines; but for fewer letters."""
     page = Path(__file__).parents[1] / "docs" / "processes.md"
     [script] = [block.split("```")[0] for block in page.read_text().split("```bash\n") if "#SBATCH" in block]
-    torchrun = f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n'
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "torchrun": torchrun}.items():
+    programs = {"srun": SRUN, "scontrol": SCONTROL, "torchrun": TORCHRUN.format(python=sys.executable)}
+    for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        (tmp_path / "job.sh").write_text(script.replace("29500", str(free.getsockname()[1])))
-    config = small_config(folders, tmp_path / "run", "teacher.steps=4", "epoch_steps=2", "rows=[teacher]")
-    (tmp_path / "settings.yaml").write_text(config.to_yaml())
+        script = script.replace("29500", str(free.getsockname()[1]))
+    few_letters = Path(__file__).with_name("few_letters.py")
+    (tmp_path / "job.sh").write_text(script.replace("-m pml_slade", str(few_letters)))
+    run = tmp_path / "run"
+    short = ("teacher.steps=4", "student.steps=4", "epoch_steps=2", "rows=[teacher, slade]", "device=cpu")
+    (tmp_path / "settings.yaml").write_text(load_config("glyphs", [*short, f"output={run}"]).to_yaml())
     slurm = {
         "SLURM_NNODES": "2",
         "SLURM_GPUS_ON_NODE": "1",
@@ -219,7 +210,10 @@ def test_the_script_for_slurm_trains_on_two_machines_as_it_stands(folders, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test classes, %") == 1
-    assert [result["row"] for result in results(tmp_path / "run")] == ["teacher"]
+    assert [result["row"] for result in results(run)] == ["teacher", "slade"]
+    assert all(result["test"]["MAP@R"] > 0 for result in results(run))
+    assert pml_slade.load(run, "cpu").model.meta["embedding_size"] == 128
+    assert (run / "report.html").exists()
 
 
 def test_two_processes_embed_and_evaluate_as_one(folders, model, tmp_path):

@@ -373,6 +373,7 @@ def test_the_basis_is_built_from_its_settings(run, regularizer):
     assert trainer.basis_warmup == 3
 
 
+@pytest.mark.once
 def test_an_epoch_of_warming_up_leaves_a_whole_record(run):
     run("student.basis.warmup=4")
     first, second = read_records(run.folder / "slade")
@@ -381,6 +382,7 @@ def test_an_epoch_of_warming_up_leaves_a_whole_record(run):
         assert all(float(record[loss]) > 0 for loss in ("metric_loss", "basis_loss"))
 
 
+@pytest.mark.once
 def test_the_cosine_schedule_moves_every_rate_to_zero(run):
     run("student.schedule=cosine", "teacher.schedule=constant")
     teacher, student = run.trainers
@@ -504,6 +506,7 @@ def test_the_model_of_the_folder_is_that_of_the_row_that_validates_best(run, sco
     assert contents(run.folder / "model.safetensors") == run.weights(best)
 
 
+@pytest.mark.once
 def test_the_model_of_the_folder_is_never_the_oracles(run):
     run.scores = [float(10 * n) for n in range(1, 9)]
     run("rows=[oracle]")
@@ -517,6 +520,7 @@ def test_without_validation_the_model_of_the_folder_is_that_of_the_last_row(run)
     assert contents(run.folder / "model.safetensors") == run.weights("control")
 
 
+@pytest.mark.once
 def test_the_model_file_embeds_as_the_trained_model_does(run):
     run("model.hidden_sizes=[12]")
     images = torch.rand(5, 1, 16, 16)
@@ -526,6 +530,7 @@ def test_the_model_file_embeds_as_the_trained_model_does(run):
             assert torch.equal(run.model(row)(images), kept(images))
 
 
+@pytest.mark.once
 def test_results_are_those_of_the_model_file(run):
     results = run()
     config = small_config(NOWHERE, run.folder)
@@ -546,6 +551,7 @@ def test_the_same_command_again_trains_and_measures_nothing(run):
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "message"),
     [("teacher.lr=0.5", "teacher.lr: 0.001, now 0.5"), ("seed=3", "seed: 0, now 3")],
@@ -571,6 +577,7 @@ def test_a_row_may_be_added_and_only_it_is_trained(run):
     assert [r["row"] for r in json.loads((run.folder / "results.json").read_text())] == list(results)
 
 
+@pytest.mark.once
 def test_a_disk_that_will_not_hold_all_rows_is_seen_before_the_first_one_is_trained(run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=30_000))
     with pytest.raises(MachineError, match="checkpoints of the rows that are left take about"):
@@ -578,6 +585,7 @@ def test_a_disk_that_will_not_hold_all_rows_is_seen_before_the_first_one_is_trai
     assert run.events == []
 
 
+@pytest.mark.once
 def test_a_run_folder_may_be_moved(run):
     first = run()
     (run.tmp_path / "run").rename(run.tmp_path / "moved")
@@ -586,6 +594,7 @@ def test_a_run_folder_may_be_moved(run):
     assert run.events == []
 
 
+@pytest.mark.once
 def test_folders_of_mixed_images_are_all_it_takes(folders, tmp_path):
     config = small_config(folders, tmp_path / "run", "data.mode=RGB", "data.transform=photo", "tolerance=100")
     teacher, slade = Run(config, progress=False).run()
@@ -605,6 +614,7 @@ def damaged(folders, tmp_path, part):
     return {**folders, part: other}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("part", "fault"),
     [
@@ -626,6 +636,7 @@ def test_bad_data_leaves_no_folder_behind(folders, tmp_path, part, fault):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.once
 def test_a_damaged_labeled_image_may_be_removed_and_the_run_goes_on(folders, tmp_path):
     given = damaged(folders, tmp_path, "labeled")
     config = small_config(given, tmp_path / "run", "rows=[teacher]", "data.validation_fraction=0")
@@ -635,6 +646,7 @@ def test_a_damaged_labeled_image_may_be_removed_and_the_run_goes_on(folders, tmp
     assert Run(config, progress=False).run()[0].steps == 8
 
 
+@pytest.mark.once
 def test_test_images_in_the_pool_are_reported(folders, tmp_path):
     given = {**folders, "unlabeled": folders["test"]}
     config = small_config(given, tmp_path / "run", "rows=[teacher]")
@@ -643,6 +655,7 @@ def test_test_images_in_the_pool_are_reported(folders, tmp_path):
     assert report.startswith("pool against test: 32 exact")
 
 
+@pytest.mark.once
 def test_duplicates_need_not_be_looked_for(folders, tmp_path):
     config = small_config(folders, tmp_path / "run", "rows=[teacher]", "data.check_duplicates=false")
     Run(config, progress=False).run()
@@ -702,6 +715,7 @@ def test_every_setting_is_read_by_a_run(folders, tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.once
 def test_an_omniglot_tree_runs_with_an_oracle(tmp_path, monkeypatch):
     for number, part in enumerate(("background", "evaluation")):
         images, labels = drawings(24, per_class=4, seed=number)
@@ -719,6 +733,7 @@ def test_an_omniglot_tree_runs_with_an_oracle(tmp_path, monkeypatch):
     assert facts["validation"]["classes"] == 3
 
 
+@pytest.mark.once
 def test_the_config_in_the_folder_runs_again_as_it_is(run):
     run()
     written = yaml.safe_load((run.folder / "config.yaml").read_text())
@@ -728,6 +743,7 @@ def test_the_config_in_the_folder_runs_again_as_it_is(run):
     assert run.events == []
 
 
+@pytest.mark.once
 def test_an_oracle_of_too_few_images_is_refused_before_training(run):
     pool = run.data.unlabeled.without_labels()
     pool.labels = np.arange(POOL_IMAGES)
@@ -745,6 +761,7 @@ def test_basis_is_slade_without_its_mining(run):
     assert ("unlabeled_miner" in basis.mining_funcs, "unlabeled_miner" in slade.mining_funcs) == (False, True)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

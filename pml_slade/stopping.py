@@ -42,25 +42,18 @@ def obeyed() -> Iterator[None]:
 
     Signals that the caller handles, or ignores as nohup does SIGHUP, stay his.
     """
-    before = {number: signal.signal(number, _handle) for number in _ours("SIGINT", "SIGTERM", "SIGHUP")}
-    try:
-        yield
-    finally:
-        _remind(None)
-        _restore(before)
+    with _handled(_handle, "SIGINT", "SIGTERM", "SIGHUP"):
+        try:
+            yield
+        finally:
+            _remind(None)
 
 
 @contextmanager
 def calling(action: Callable[[], object]) -> Iterator[None]:
     """Let Ctrl-C in the block call `action`, in a thread of its own, where an exception could come amiss."""
-    before = {
-        number: signal.signal(number, lambda *_: threading.Thread(target=action).start())
-        for number in _ours("SIGINT")
-    }
-    try:
+    with _handled(lambda *_: threading.Thread(target=action).start(), "SIGINT"):
         yield
-    finally:
-        _restore(before)
 
 
 @contextmanager
@@ -82,14 +75,13 @@ def held(grace: float = 0.0) -> Iterator[None]:
         the step is finished
         stopped by SIGINT
     """
-    before = {number: signal.signal(number, _handle) for number in _ours("SIGINT")}
-    _stop.waits, _stop.received, _stop.grace = True, None, grace
-    try:
-        yield
-    finally:
-        _stop.waits, _stop.received, _stop.grace = False, None, 0.0
-        _remind(None)
-        _restore(before)
+    with _handled(_handle, "SIGINT"):
+        _stop.waits, _stop.received, _stop.grace = True, None, grace
+        try:
+            yield
+        finally:
+            _stop.waits, _stop.received, _stop.grace = False, None, 0.0
+            _remind(None)
 
 
 @contextmanager
@@ -133,9 +125,15 @@ def _ours(*names: str) -> list[signal.Signals]:
     return [number for number in known if number is not None and signal.getsignal(number) in untouched]
 
 
-def _restore(before: dict[signal.Signals, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@contextmanager
+def _handled(handler: Callable[[int, Any], object], *names: str) -> Iterator[None]:
+    """Let signals that are ours call a handler in the block, and give them back after it."""
+    before = {number: signal.signal(number, handler) for number in _ours(*names)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _handle(number: int, frame: Any) -> None:

@@ -178,8 +178,8 @@ exec {python} -m torch.distributed.run "$@"
 """
 
 
-def test_a_whole_run_on_glyphs_under_torchrun_by_the_script_for_slurm_as_it_stands(tmp_path):
-    """On two machines; but for fewer letters."""
+def test_a_whole_run_on_glyphs_under_torchrun_by_the_script_for_slurm(tmp_path):
+    """As it stands but for fewer letters; on two machines, of a process each."""
     page = Path(__file__).parents[1] / "docs" / "processes.md"
     [script] = [block.split("```")[0] for block in page.read_text().split("```bash\n") if "#SBATCH" in block]
     programs = {"srun": SRUN, "scontrol": SCONTROL, "torchrun": TORCHRUN.format(python=sys.executable)}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pml_slade.clustering import smooth
+from pml_slade.clustering import smooth, whiten
 from pml_slade.exceptions import ConfigError, DataError
 
 
@@ -39,6 +39,13 @@ def test_any_float_type_and_any_length_will_do(points, dtype):
     out = smooth((points * lengths).astype(dtype), 5)
     assert out.dtype == np.float32
     assert np.allclose(out, smooth(points, 5), atol=0.02 if dtype == np.float16 else 1e-4)
+
+
+def test_points_may_be_whitened_before_and_stay_as_they_are(points):
+    before = points.copy()
+    assert np.array_equal(smooth(points, 5, whitening=0.5), smooth(whiten(points, 0.5), 5))
+    assert not np.allclose(smooth(points, 5, whitening=0.5), smooth(points, 5), atol=0.01)
+    assert np.array_equal(points, before)
 
 
 def test_the_order_of_points_does_not_matter(points):

@@ -86,25 +86,25 @@ class TrainedModel:
             return open_images(path, self.transform, mode=self.mode, labeled=labeled)
         return as_images(images, self.mode).with_transform(self.transform)
 
-    def embed(self, images: Images, batch_size: int = 128) -> np.ndarray:
+    def embed(self, images: Images, batch_size: int | None = None) -> np.ndarray:
         """Return the embeddings of images, float32 (N, d) of unit length.
 
         Args:
             images: see `open`.
-            batch_size: images at once.
+            batch_size: images at once; default as suits the device.
         """
         vectors = self.runtime.embed(self.open(images), self.model, batch_size)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
     def evaluate(
-        self, images: Images, gallery: Images | None = None, batch_size: int = 128
+        self, images: Images, gallery: Images | None = None, batch_size: int | None = None
     ) -> dict[str, float]:
         """Return MAP@R, RP and P@1 in percent on labeled images.
 
         Args:
             images: queries, see `open`.
             gallery: what they are searched in; None: among themselves.
-            batch_size: images at once.
+            batch_size: images at once; default as suits the device.
 
         Raises:
             DataError: images without labels, or among which nothing can be retrieved.
@@ -118,14 +118,16 @@ class TrainedModel:
         vectors = self.embed(queries, batch_size), self.embed(found, batch_size)
         return self.runtime.evaluate(vectors[0], labels, vectors[1], others)
 
-    def index(self, images: Images, known: ImageIndex | None = None, batch_size: int = 128) -> ImageIndex:
+    def index(
+        self, images: Images, known: ImageIndex | None = None, batch_size: int | None = None
+    ) -> ImageIndex:
         """Return an index of images, to search in.
 
         Args:
             images: see `open`.
             known: an index whose images are kept: those that are in both, with the same content, are not
                 embedded again, and those whose file is gone are left out.
-            batch_size: images at once.
+            batch_size: images at once; default as suits the device.
 
         Raises:
             DataError: images that cannot be used; `known` was made with another model, or `images` are not
@@ -158,7 +160,7 @@ class TrainedModel:
             )
 
     def search(
-        self, queries: Images, images: Images | ImageIndex, k: int = 10, batch_size: int = 128
+        self, queries: Images, images: Images | ImageIndex, k: int = 10, batch_size: int | None = None
     ) -> list[list[Match]]:
         """Find the images that look most like each query.
 
@@ -167,7 +169,7 @@ class TrainedModel:
             images: what to search in, see `open`; or an index, from `index` or `ImageIndex.load`. A query
                 that is one of them, the same file, is not found itself.
             k: how many to find for each query, at most.
-            batch_size: images at once.
+            batch_size: images at once; default as suits the device.
 
         Returns:
             For each query its matches, the nearest first.

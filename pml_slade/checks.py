@@ -23,6 +23,12 @@ def check_int(name: str, value: Any, at_least: int) -> None:
         raise ConfigError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
 
 
+def check_batch_size(value: Any) -> None:
+    """Refuse what is neither an integer of at least 1 nor None, which stands for what suits the device."""
+    if value is not None:
+        check_int("batch_size", value, at_least=1)
+
+
 def check_map_style(name: str, dataset: Any) -> None:
     """Refuse a data set that cannot be read by index, such as an iterable one, even where it has a length.
 

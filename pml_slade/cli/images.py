@@ -29,7 +29,7 @@ def embed(
         ),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
@@ -57,7 +57,7 @@ def embed(
         say(f"{count - len(missing)} of them were there already")
 
 
-def _embed_shard(trained: TrainedModel, images: ImageDataset, file: Path, batch_size: int) -> None:
+def _embed_shard(trained: TrainedModel, images: ImageDataset, file: Path, batch_size: int | None) -> None:
     from ..processes import is_first
 
     vectors = trained.embed(images, batch_size)
@@ -73,7 +73,7 @@ def evaluate(
         typer.Option(help="Search in these labeled images; default: among the images themselves."),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
@@ -112,7 +112,7 @@ def cluster(
         int, typer.Option(min=1, help="Images of smaller clusters are left out.")
     ] = 1,
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:

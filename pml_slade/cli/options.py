@@ -26,7 +26,10 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is goin
 ModelFile = Annotated[Path, typer.Argument(help="A run's folder, or its model.safetensors.")]
 Images = Annotated[Path, typer.Argument(help="Folder of images, or a CSV list with a column path.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the first GPU.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at once.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images at once. [default: 256 on a GPU, 64 on CPUs]", show_default=False),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that read images. [default: one a CPU]", show_default=False),

@@ -21,7 +21,7 @@ def report(
         typer.Option("--output", "-o", help="File to write. [default: RUN/report.html]", show_default=False),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:

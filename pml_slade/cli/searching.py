@@ -29,7 +29,7 @@ def index(
     images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("index"),
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +63,7 @@ def search(
         typer.Option("--output", "-o", help="File to write: .csv, .json or .html, a page of thumbnails."),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:

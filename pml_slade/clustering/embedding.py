@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import processes
-from ..checks import check_int, check_map_style
+from ..checks import check_batch_size, check_int, check_map_style
 from ..exceptions import DataError
 
 ROWS = 1 << 14
@@ -107,7 +107,7 @@ def embed(
     data_getter: Callable[[Any], Any] = _identity,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     batch_getter: Callable[[Any], torch.Tensor] = _identity,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     num_workers: int = 0,
@@ -121,7 +121,7 @@ def embed(
         data_getter: picks the data from an item.
         collate_fn: makes a batch of what `data_getter` picked; default PyTorch's own.
         batch_getter: picks the data, a tensor (n, ...), from a batch.
-        batch_size: items at once.
+        batch_size: items at once; default 256 on a GPU, and on CPUs 64, as more take memory and no less time.
         device: default where the model's parameters are.
         dtype: data are cast to it; None leaves them as they are.
         num_workers: of the data loader.
@@ -140,12 +140,14 @@ def embed(
         (2, 3)
     """
     check_map_style("dataset", dataset)
-    check_int("batch_size", batch_size, at_least=1)
+    check_batch_size(batch_size)
     check_int("num_workers", num_workers, at_least=0)
     if len(dataset) == 0:
         raise DataError("dataset is empty: there is nothing to embed.")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if batch_size is None:
+        batch_size = 64 if torch.device(device).type == "cpu" else 256
     parts = processes.shares(len(dataset), batch_size)
     own = parts[processes.rank()]
     loader = DataLoader(

@@ -28,7 +28,7 @@ def report_page(
     runs: Sequence[str | os.PathLike[str]],
     device: str = "auto",
     workers: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     progress: bool = False,
     source: Source | None = None,
 ) -> str:
@@ -40,7 +40,7 @@ def report_page(
         runs: their folders, such as those of the same settings with several seeds.
         device: that embeds images.
         workers: processes that read images; None: one a CPU.
-        batch_size: images at once.
+        batch_size: images at once; default as suits the device.
         progress: show progress bars.
         source: images and models of the first run; None: they are read from its folder and its images.
 

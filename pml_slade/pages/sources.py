@@ -45,7 +45,7 @@ class SavedRun:
         run: its folder.
         device: that computes.
         workers: processes that read images; None: one a CPU.
-        batch_size: images at once.
+        batch_size: images at once; None: as suits the device.
         progress: show progress bars.
 
     Raises:
@@ -54,7 +54,7 @@ class SavedRun:
     """
 
     def __init__(
-        self, run: RunFolder, device: str, workers: int | None, batch_size: int, progress: bool
+        self, run: RunFolder, device: str, workers: int | None, batch_size: int | None, progress: bool
     ) -> None:
         self.folder = run.folder
         self.runtime = Runtime.find(device, cpu_workers() if workers is None else workers, progress)

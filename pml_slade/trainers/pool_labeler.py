@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import processes
-from ..checks import check_int, check_map_style
+from ..checks import check_batch_size, check_int, check_map_style
 from ..clustering import Clustering
 from ..datasets.pseudo_label_dataset import PseudoLabelDataset
 from ..exceptions import ConfigError, DataError
@@ -33,7 +33,7 @@ class PoolLabeler:
         relabel_every: the pool is relabeled after so many epochs; 0: never.
         data_getter: see PseudoLabelDataset.
         reader: makes batches of images.
-        batch_size: images embedded at once.
+        batch_size: images embedded at once; default as suits the device, see `clustering.embed`.
         progress: show a progress bar.
 
     Raises:
@@ -55,7 +55,7 @@ class PoolLabeler:
     relabel_every: int = 0
     data_getter: Callable[[Any], Any] | None = None
     reader: PoolReader = field(default_factory=PoolReader)
-    batch_size: int = 128
+    batch_size: int | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class PoolLabeler:
                     f"{len(self.images)}: they must be the same items in the same order."
                 )
         check_int("relabel_every", self.relabel_every, at_least=0)
-        check_int("batch_size", self.batch_size, at_least=1)
+        check_batch_size(self.batch_size)
         k = self.num_clusters
         if k is None:
             return

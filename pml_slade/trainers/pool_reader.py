@@ -84,7 +84,7 @@ class PoolReader:
         images: Any,
         model: torch.nn.Module,
         data_getter: Callable[[Any], Any] | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         progress: bool = True,
     ) -> np.ndarray:
         """Embed images of the pool, in order; see `clustering.embed`.
@@ -93,7 +93,7 @@ class PoolReader:
             images: map-style.
             model: (n, ...) -> (n, d).
             data_getter: picks the data from an item, where there is no `getter`.
-            batch_size: images at once.
+            batch_size: images at once; default as there.
             progress: show a progress bar.
 
         Returns:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from .exceptions import ConfigError
 
@@ -25,7 +25,7 @@ class ModelAverage:
 
     Attributes:
         models: the averaged modules by name. Weights and statistics of batch norm follow; they get no
-            gradients. A part that has neither is a copy.
+            gradients. Whole numbers, such as counts of batches, are taken as they are.
 
     Raises:
         ConfigError: decay is not in [0, 1).
@@ -43,28 +43,30 @@ class ModelAverage:
     def __init__(self, models: dict[str, torch.nn.Module], decay: float) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"decay must be in [0, 1), got {decay!r}.")
-        self._averaged = {
-            name: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-            for name, model in models.items()
-        }
-        self.models = {name: averaged.module for name, averaged in self._averaged.items()}
-        for averaged in self._averaged.values():
-            averaged.requires_grad_(False)
-            averaged.n_averaged.fill_(1)  # the models that were given count as the first step
+        self.decay = decay
+        self.models = {name: copy.deepcopy(model).requires_grad_(False) for name, model in models.items()}
 
     def __call__(self, trainer: Any) -> None:
         """Follow the models of a PML trainer."""
         self.update(trainer.models)
 
+    @torch.no_grad()
     def update(self, models: dict[str, torch.nn.Module]) -> None:
-        """Take in the weights of one more step.
+        """Take in the weights of one more step, many of them at once.
 
         Args:
             models: by name, those that were given or what they have become; further ones are not looked at.
         """
-        for name, averaged in self._averaged.items():
-            if any(True for _ in (*averaged.module.parameters(), *averaged.module.buffers())):
-                averaged.update_parameters(models[name])
+        for name, average in self.models.items():
+            pairs = list(zip(_values(average), _values(models[name])))
+            numbers = [(ours, theirs) for ours, theirs in pairs if ours.is_floating_point()]
+            if numbers:
+                torch._foreach_lerp_(
+                    [a for a, _ in numbers], [b.to(a.device) for a, b in numbers], 1 - self.decay
+                )
+            for ours, theirs in pairs:
+                if not ours.is_floating_point():
+                    ours.copy_(theirs)
 
     def copies(self) -> dict[str, torch.nn.Module]:
         """Return copies of the averaged models that can be trained on, in training mode."""
@@ -74,12 +76,16 @@ class ModelAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it holds, to be stored beside the state of the trainer."""
-        return {name: averaged.state_dict() for name, averaged in self._averaged.items()}
+        return {name: average.state_dict() for name, average in self.models.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        for name, averaged in self._averaged.items():
-            averaged.load_state_dict(state[name])
+        for name, average in self.models.items():
+            average.load_state_dict(state[name])
+
+
+def _values(model: torch.nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def mean_of_models(

@@ -19,10 +19,12 @@ MOST_BY_FAISS = 1024
 """Neighbours that faiss finds faster than a sort does."""
 BYTES_BY_FAISS, BYTES_BY_SORT = 64, 24
 """Memory for each neighbour of each query, and for each vector and query where rows are sorted."""
-EXACT_ON_CPU, EXACT_ON_GPU = 100_000, 2_000_000
+EXACT_ON_CPU, EXACT_ON_GPU = 50_000, 2_000_000
 """Most vectors that are all compared with each other: two cores take minutes for it."""
 CELLS_LOOKED_AT = 32
-"""Cells in which the neighbours of a cell's vectors are looked for, itself included."""
+"""Cells in which a vector's neighbours are looked for, its own included."""
+AT_ONCE = 1 << 14
+"""Vectors whose neighbours are looked for at once, cell by cell."""
 
 
 class Neighbours:
@@ -110,8 +112,8 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the neighbours of vectors among themselves, each its own neighbour.
 
-    All are compared with all up to 100,000 vectors, or 2,000,000 on a GPU. Beyond, k-means makes a cell of
-    about sqrt(N) vectors each, and neighbours are looked for in the 32 cells whose centres are nearest: the
+    All are compared with all up to 50,000 vectors, or 2,000,000 on a GPU. Beyond, k-means makes 4 sqrt(N)
+    cells, and each vector's neighbours are looked for in the 32 cells whose centres are nearest to it: the
     time grows with N ** 1.5, and few neighbours are missed.
 
     Args:
@@ -131,19 +133,19 @@ def nearest(
                [1, 2],
                [2, 0]], dtype=int32)
     """
-    own = np.arange(len(vectors), dtype=np.int32)
-    closeness = np.zeros((len(vectors), k), dtype=np.float32)
-    positions = np.repeat(own[:, None], k, axis=1)
     exact = EXACT_ON_CPU if torch.device(device).type == "cpu" else EXACT_ON_GPU
-    around = [(own, own)] if len(vectors) <= exact else _cells(vectors, seed, device)
-    for queries, candidates in around:
-        among = vectors if candidates is own else vectors[candidates]
-        neighbours, most = Neighbours(among, device, euclidean), min(k, len(candidates))
-        rows = neighbours.rows(most)
-        for start in range(0, len(queries), rows):
-            block = queries[start : start + rows]
-            closeness[block, :most], found = neighbours.search(vectors[block], most)
-            positions[block, :most] = candidates[found]
+    if len(vectors) > exact:
+        among: Neighbours | _Cells = _Cells(vectors, device, euclidean, seed)
+    else:
+        among = Neighbours(vectors, device, euclidean)
+    closeness = np.empty((len(vectors), k), dtype=np.float32)
+    positions = np.empty((len(vectors), k), dtype=np.int32)
+    rows = among.rows(k)
+    for start in range(0, len(vectors), rows):
+        block = slice(start, start + rows)
+        closeness[block], found = among.search(vectors[block], k)
+        own = np.arange(start, start + len(found), dtype=np.int32)[:, None]
+        positions[block] = np.where(found < 0, own, found)
     return closeness, positions
 
 
@@ -171,20 +173,50 @@ def nearest_others(
     return np.take_along_axis(positions, kept, axis=1), np.take_along_axis(closeness, kept, axis=1)
 
 
-def _cells(
-    vectors: np.ndarray, seed: int, device: torch.device | str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The vectors of each cell, and those among which their neighbours are looked for."""
-    kmeans = faiss_kmeans(vectors.shape[1], round(len(vectors) ** 0.5), device, niter=10, seed=seed)
-    kmeans.train(vectors)
-    cell = kmeans.index.search(vectors, 1)[1][:, 0]
-    around = Neighbours(kmeans.centroids, euclidean=True)
-    near = around.search(kmeans.centroids, min(CELLS_LOOKED_AT, len(around)))[1]
-    members = np.argsort(cell, kind="stable").astype(np.int32)
-    of_cell = np.split(members, np.cumsum(np.bincount(cell, minlength=len(around)))[:-1])
-    for own, others in zip(of_cell, near):
-        if len(own):
-            yield own, np.concatenate([of_cell[other] for other in others])
+class _Cells:
+    """Vectors in cells, in some of which their neighbours are looked for; made as `Neighbours`."""
+
+    def __init__(self, vectors: np.ndarray, device: torch.device | str, euclidean: bool, seed: int) -> None:
+        cells = round(4 * len(vectors) ** 0.5)
+        kmeans = faiss_kmeans(
+            vectors.shape[1], cells, device, niter=10, seed=seed, max_points_per_centroid=64
+        )
+        kmeans.train(vectors)
+        cell = kmeans.index.search(vectors, 1)[1][:, 0]
+        members = torch.from_numpy(np.argsort(cell, kind="stable").astype(np.int32))
+        self.members = members.split(np.bincount(cell, minlength=cells).tolist())
+        self.centers = Neighbours(kmeans.centroids, euclidean=True)
+        self.vectors = torch.from_numpy(vectors).to(device)
+        self.euclidean = euclidean
+
+    def rows(self, k: int) -> int:
+        """How many vectors are looked at at once."""
+        return AT_ONCE
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Neighbours.search`; position -1, at product 0, stands where too few were looked at."""
+        looked_at = min(CELLS_LOOKED_AT, len(self.centers))
+        near = self.centers.search(queries, looked_at)[1].ravel()
+        by_cell = torch.from_numpy(np.argsort(near, kind="stable") // looked_at)
+        asked = torch.from_numpy(queries).to(self.vectors.device)
+        best = asked.new_full((len(queries), k), -torch.inf)
+        found = torch.full_like(best, -1, dtype=torch.int32)
+        sizes = np.bincount(near, minlength=len(self.centers)).tolist()
+        for own, members in zip(by_cell.split(sizes), self.members):
+            rows, others = own.to(asked.device), members.to(asked.device)
+            close = self._closeness(asked[rows], self.vectors[others])
+            best[rows], at = torch.cat([best[rows], close], dim=1).topk(k, sorted=False)
+            found[rows] = torch.cat([found[rows], others.expand(len(rows), -1)], dim=1).gather(1, at)
+        best, order = best.sort(dim=1, descending=True)
+        if self.euclidean:
+            best = (asked.square().sum(dim=1, keepdim=True) - best).clamp(min=0)
+        best[best.isinf()] = 0
+        return best.cpu().numpy(), found.gather(1, order).cpu().numpy()
+
+    def _closeness(self, asked: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Products, or for distances the part of them that the other vector decides, negated."""
+        products = asked @ vectors.T
+        return 2 * products - vectors.square().sum(dim=1) if self.euclidean else products
 
 
 def faiss_kmeans(dimension: int, k: int, device: torch.device | str = "cpu", **settings: Any) -> Any:

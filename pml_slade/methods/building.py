@@ -105,20 +105,20 @@ def build_optimizer(
         raise ConfigError(f"{key}: torch.optim has no {stage.optimizer}; did you mean {near}?")
     usual = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
     arguments = {**usual, **stage.further_arguments}
-    if _may_be_fused(kind, groups, arguments):
-        arguments["fused"] = True
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, **arguments)
+        optimizer: torch.optim.Optimizer = _fused_if_it_can_be(kind, groups, arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {stage.optimizer} cannot be used here: {error}") from None
     return optimizer
 
 
-def _may_be_fused(kind: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]) -> bool:
-    """Whether an optimizer can take its step on a GPU in one go, and nothing else was asked of it."""
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+def _fused_if_it_can_be(kind: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]) -> Any:
+    """Build an optimizer that takes its step in one go where it can and nothing else is asked of it."""
     asked = {"fused", "foreach", "differentiable"} & set(arguments)
-    return on_gpu and not asked and "fused" in inspect.signature(kind).parameters
+    if not asked and "fused" in inspect.signature(kind).parameters:
+        with suppress(RuntimeError):  # on devices that this torch has no such step for
+            return kind([dict(group) for group in groups], **arguments, fused=True)
+    return kind(groups, **arguments)
 
 
 def build_optimizers(

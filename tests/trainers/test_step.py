@@ -274,17 +274,29 @@ def test_auto_is_fp32_without_a_gpu_and_tf32_is_refused():
         Numerics("tf32").on(CPU)
 
 
-@recent
-def test_optimizers_step_on_a_gpu_in_one_go(monkeypatch):
+def made(name, **arguments):
     from pml_slade.methods.building import build_optimizer
     from pml_slade.methods.settings import OptimizerConfig
 
-    def made(name, **arguments):
-        stage = OptimizerConfig(optimizer=name, lr=0.1, optimizer_arguments=arguments or None)
-        return build_optimizer(stage, [{"params": [torch.nn.Parameter(torch.zeros(1))]}]).defaults
+    stage = OptimizerConfig(optimizer=name, lr=0.1, optimizer_arguments=arguments or None)
+    return build_optimizer(stage, [{"params": [torch.nn.Parameter(torch.ones(1))]}])
 
-    assert not made("Adam").get("fused")
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    assert made("Adam")["fused"]
-    assert not made("Adam", foreach=True).get("fused")
-    assert "fused" not in made("RMSprop")
+
+@recent
+def test_optimizers_step_in_one_go():
+    assert made("Adam").defaults["fused"]
+    assert not made("Adam", foreach=True).defaults["fused"]
+    assert "fused" not in made("RMSprop").defaults
+
+
+def test_optimizers_step_one_by_one_where_torch_has_no_other_way(monkeypatch):
+    class OnGPUsAlone(torch.optim.Adam):
+        def __init__(self, params, fused=None, **arguments):
+            super().__init__(params, **arguments)
+            if fused:
+                raise RuntimeError("fused=True requires CUDA")
+
+    monkeypatch.setattr(torch.optim, "Adam", OnGPUsAlone)
+    optimizer = made("Adam")
+    assert not optimizer.defaults["fused"]
+    assert not optimizer.param_groups[0]["fused"]

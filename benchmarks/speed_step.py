@@ -1,9 +1,10 @@
 """How long a training step takes: ours against PML's own trainer on as many images, side by side.
 
-    python benchmarks/speed_step.py --photos FOLDER --weights FILE
+    python benchmarks/speed_step.py [--photos FOLDER] [--trunks resnet50 tf_efficientnet_lite0]
 
-Both trainers take their steps in turn, in one process, so that whatever else the machine does slows both. The
-ratio of the medians of their CPU times is what counts; a GPU is measured by the clock.
+Both trainers take their steps in turn, so that whatever else the machine does slows both. The ratio of the
+medians of their CPU times is what counts; a GPU is measured by the clock. With photographs on CPUs, each has
+a process of its own, since ours keeps memory that it frees.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from pml_slade.datasets.transforms import transforms
 from pml_slade.models import build_model
 from pml_slade.numerics import Numerics
 from pml_slade.recipe import best_student
+from pml_slade.runtime import keep_freed_memory
 from pml_slade.trainers import SupervisedTrainer
 
 SIZE, PHOTOS = 128, 64
@@ -46,8 +50,12 @@ class Memory(torch.utils.data.Dataset[Any]):
         return self.images[index], int(self.labels[index])
 
 
-def steps(trainer: Any, device: torch.device) -> Callable[[], float]:
-    """Return what takes a step of a trainer, and says how many seconds it took."""
+Step = Callable[[], float]
+"""Takes a step of a trainer, and says how many seconds it took."""
+
+
+def steps(trainer: Any, device: torch.device) -> Step:
+    """Return what takes the steps of a trainer."""
     trainer.initialize_dataloader()
     trainer.epoch, trainer.iteration = 1, 0
     trainer.set_to_train()
@@ -65,12 +73,34 @@ def steps(trainer: Any, device: torch.device) -> Callable[[], float]:
     return step
 
 
-def ratio(first: Any, second: Any, device: torch.device, count: int, warm: int = 3) -> float:
-    """How many times as long a step of the second trainer takes as one of the first."""
+def steps_apart(make: Callable[[], Any]) -> Step:
+    """Likewise of a trainer on CPUs that is made in a process of its own."""
+    here, there = Pipe()
+    get_context("spawn").Process(target=_answer, args=(there, make), daemon=True).start()
+
+    def step() -> float:
+        here.send(None)
+        seconds: float = here.recv()
+        return seconds
+
+    return step
+
+
+def _answer(asked: Any, make: Callable[[], Any]) -> None:
+    trainer = make()
+    if isinstance(trainer, SupervisedTrainer):
+        keep_freed_memory()  # as the command line does
+    step = steps(trainer, torch.device("cpu"))
+    while True:
+        asked.recv()
+        asked.send(step())
+
+
+def ratio(first: Step, second: Step, count: int, warm: int = 3) -> float:
+    """How many times as long the second step takes as the first."""
     taken: tuple[list[float], list[float]] = ([], [])
-    both = [steps(trainer, device) for trainer in (first, second)]
     for number in range(warm + count):
-        for step, seconds in zip(both, taken):
+        for step, seconds in zip((first, second), taken):
             value = step()
             if number >= warm:
                 seconds.append(value)
@@ -115,28 +145,21 @@ def on_drawings(device: torch.device, count: int = 40, size: int = 64) -> float:
     data = Memory([drawn[i][0] for i in range(len(drawn))], drawn.known_labels())
     models = [build_model("convnet", SIZE, in_channels=1) for _ in range(2)]
     theirs = supervised(MetricLossOnly, data, models[0], size, device, USUAL)
-    return ratio(theirs, slade(data, models[1], size, device), device, count)
+    ours = slade(data, models[1], size, device)
+    return ratio(steps(theirs, device), steps(ours, device), count)
 
 
-def on_photographs(
-    device: torch.device,
-    numerics: Numerics,
-    photos: Path | None = None,
-    trunk: str = "resnet50",
-    weights: str | None = None,
-    count: int = 5,
-    size: int = 16,
-) -> float:
-    """A step of PML's trainer in float32 over one of ours, on photographs of 224 pixels.
+def of_photographs(
+    kind: Any, device: torch.device, numerics: Numerics, photos: Path | None, trunk: str
+) -> Any:
+    """A trainer on photographs of 224 pixels.
 
     Args:
+        kind: of trainer.
         device: that computes.
-        numerics: of our trainer.
+        numerics: of the trainer.
         photos: folder root/class/image; None: noise.
-        trunk: by name.
-        weights: a file, or none.
-        count: steps of each.
-        size: images in a step.
+        trunk: by name; its weights are drawn at random.
     """
     if photos is None:
         images, labels = torch.randn(PHOTOS, 3, 224, 224), torch.arange(PHOTOS) % 8
@@ -147,22 +170,30 @@ def on_photographs(
             torch.stack([chosen[i][0] for i in range(len(chosen))]),
             torch.as_tensor(chosen.known_labels()),
         )
-    data = Memory(images, labels)
-    models = [build_model(trunk, SIZE, weights=weights) for _ in range(2)]
-    theirs = supervised(MetricLossOnly, data, models[0], size, device, USUAL)
-    ours = supervised(SupervisedTrainer, data, models[1], size, device, numerics)
-    return 1 / ratio(theirs, ours, device, count)
+    return supervised(kind, Memory(images, labels), build_model(trunk, SIZE), 16, device, numerics)
 
 
-def rows(device: torch.device, **photographs: Any) -> Iterator[tuple[str, float]]:
+def on_photographs(
+    device: torch.device, numerics: Numerics, photos: Path | None, trunk: str, count: int = 9
+) -> float:
+    """A step of PML's trainer in float32 over one of ours by some numerics."""
+    theirs = partial(of_photographs, MetricLossOnly, device, USUAL, photos, trunk)
+    ours = partial(of_photographs, SupervisedTrainer, device, numerics, photos, trunk)
+    if device.type == "cpu":
+        return ratio(steps_apart(ours), steps_apart(theirs), count)
+    return ratio(steps(ours(), device), steps(theirs(), device), count)
+
+
+def rows(device: torch.device, photos: Path | None, trunks: list[str]) -> Iterator[tuple[str, float]]:
     """What is measured, and what it comes to."""
     yield "SLADE over PML's trainer, time of a step, drawings", on_drawings(device)
     kinds = {"channels_last": Numerics(channels_last=True)}
     if device.type == "cuda":  # most CPUs take longer for it
         kinds["bf16"] = Numerics("bf16", channels_last=True)
-    for name, numerics in kinds.items():
-        times = on_photographs(device, numerics, **photographs)
-        yield f"{name}: times as fast as PML's trainer, photographs", times
+    for trunk in trunks:
+        for name, numerics in kinds.items():
+            times = on_photographs(device, numerics, photos, trunk)
+            yield f"{name}: times as fast as PML's trainer, photographs, {trunk}", times
 
 
 def main() -> None:
@@ -170,12 +201,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--photos", type=Path, help="folder root/class/image; default: noise")
-    parser.add_argument("--trunk", default="resnet50")
-    parser.add_argument("--weights", help="file of the trunk; default: none")
+    parser.add_argument("--trunks", nargs="+", default=["resnet50", "tf_efficientnet_lite0"])
     args = parser.parse_args()
-    given = {"photos": args.photos, "trunk": args.trunk, "weights": args.weights}
     print("| what | ratio |\n| --- | --- |")
-    for name, value in rows(torch.device(args.device), **given):
+    for name, value in rows(torch.device(args.device), args.photos, args.trunks):
         print(f"| {name} | {value:.2f} |", flush=True)
 
 

@@ -60,6 +60,15 @@ def trained(folders, tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.parametrize("name", ["embed", "report", "export"])
+def test_help_shows_defaults_that_are_told_in_words(command, name):
+    options = get_command(cli.app).commands[name].params
+    told = [words for option in options for words in re.findall(r"\\\[(default: .*?)\]", option.help or "")]
+    code, out, _ = command(name, "--help")
+    assert (code, bool(told)) == (0, True)
+    assert all(f"[{words}]" in " ".join(out.split()) for words in told)
+
+
 def test_train_prints_a_table_and_writes_it_as_markdown(trained):
     folder, result = trained
     rows = json.loads((folder / "results.json").read_text())

@@ -20,11 +20,11 @@ def export(
     ],
     images: Annotated[
         Path | None,
-        typer.Option(help="Images to check the file on: a folder, or a CSV. [default: random pixels]"),
+        typer.Option(help="Images to check the file on: a folder, or a CSV. \\[default: random pixels]"),
     ] = None,
     repo: Annotated[
         str | None,
-        typer.Option(help="hub: send the folder there, as me/birds. [default: nothing is sent]"),
+        typer.Option(help="hub: send the folder there, as me/birds. \\[default: nothing is sent]"),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -28,11 +28,11 @@ Images = Annotated[Path, typer.Argument(help="Folder of images, or a CSV list wi
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the first GPU.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Images at once. [default: 256 on a GPU, 64 on CPUs]", show_default=False),
+    typer.Option(min=1, help="Images at once. \\[default: 256 on a GPU, 64 on CPUs]", show_default=False),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that read images. [default: one a CPU]", show_default=False),
+    typer.Option(min=0, help="Processes that read images. \\[default: one a CPU]", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -18,7 +18,9 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write. [default: RUN/report.html]", show_default=False),
+        typer.Option(
+            "--output", "-o", help="File to write. \\[default: RUN/report.html]", show_default=False
+        ),
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = None,

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe, get_context
 from pathlib import Path
@@ -91,9 +92,10 @@ def _answer(asked: Any, make: Callable[[], Any]) -> None:
     if isinstance(trainer, SupervisedTrainer):
         keep_freed_memory()  # as the command line does
     step = steps(trainer, torch.device("cpu"))
-    while True:
-        asked.recv()
-        asked.send(step())
+    with suppress(EOFError):  # the other process has ended
+        while True:
+            asked.recv()
+            asked.send(step())
 
 
 def ratio(first: Step, second: Step, count: int, warm: int = 3) -> float:

@@ -185,7 +185,7 @@ class _Cells:
         cell = kmeans.index.search(vectors, 1)[1][:, 0]
         members = torch.from_numpy(np.argsort(cell, kind="stable").astype(np.int32))
         self.members = members.split(np.bincount(cell, minlength=cells).tolist())
-        self.centers = Neighbours(kmeans.centroids, euclidean=True)
+        self.centers = Neighbours(kmeans.centroids, device, euclidean=True)
         self.vectors = torch.from_numpy(vectors).to(device)
         self.euclidean = euclidean
 

@@ -8,6 +8,7 @@ clustering or written, is so by the first one alone, see `once`. In one process 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ from .exceptions import ConfigError
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: the first may cluster for hours. If one dies, that is noticed."""
+LAST_WORDS, ENDED = 3.0, "ended early"
+"""How many seconds the first process waits for others that end, too; the key by which they are counted."""
 CPU = torch.device("cpu")
 T = TypeVar("T")
 
@@ -255,7 +258,10 @@ def _kind(tensor: Tensor) -> str:
 def _is_untold(store: Any) -> bool:
     """Whether this process is the first one to end early."""
     try:
-        first: bool = store.add("ended early", 1) == 1
+        first: bool = store.add(ENDED, 1) == 1
+        until = time.monotonic() + LAST_WORDS
+        while is_first() and store.add(ENDED, 0) < size() and time.monotonic() < until:
+            time.sleep(0.05)  # it may be this process that keeps count, and others may be ending, too
     except RuntimeError:  # the process that kept count is gone
         return True
     return first

@@ -22,7 +22,9 @@ DATA = ("image_size", "mode", "transform", "augmentation", "workers")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SCRIPT, PARTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "script.md").read_text(), re.DOTALL)
+SCRIPT, PARTS, MEMORY = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "script.md").read_text(), re.DOTALL
+)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
@@ -137,6 +139,7 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch
 
 def test_the_parts_stand_alone():
     run(PARTS)
+    run(MEMORY)
 
 
 def test_there_are_blocks_to_run():

@@ -36,6 +36,14 @@ def same_signals():
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def memory_goes_back():
+    """Give memory back, as a run on CPUs does not: a process for each core has many tests to come."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pml_slade.runtime.keep_freed_memory", bool)
+        yield
+
+
 @pytest.fixture
 def labels():
     """A joint batch: three annotated classes, pseudo-labels from 3 on, one of them alone."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import chain, repeat
 from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ from pml_slade.datasets.folders import open_images
 from pml_slade.datasets.glyphs import glyphs_splits
 from pml_slade.datasets.transforms import transforms
 from pml_slade.models import build_model
-from pml_slade.numerics import Numerics
+from pml_slade.numerics import Numerics, laid_out_for
 from pml_slade.recipe import best_student
 from pml_slade.runtime import keep_freed_memory
 from pml_slade.trainers import SupervisedTrainer
 
-SIZE, PHOTOS = 128, 64
-"""Of embeddings; photographs that are held in memory."""
+SIZE, PHOTOS, BATCH = 128, 64, 16
+"""Of embeddings; photographs that are held in memory, and those in a step."""
 USUAL = Numerics(channels_last=False)
 
 
@@ -60,13 +61,22 @@ def steps(trainer: Any, device: torch.device) -> Step:
     trainer.initialize_dataloader()
     trainer.epoch, trainer.iteration = 1, 0
     trainer.set_to_train()
+
+    def take() -> None:
+        trainer.forward_and_backward()
+        trainer.end_of_iteration_hook(trainer)
+
+    return timed(take, device)
+
+
+def timed(take: Callable[[], None], device: torch.device) -> Step:
+    """Return what takes a step, and says how long it took."""
     gpu = device.type == "cuda"
     clock = time.perf_counter if gpu else time.process_time
 
     def step() -> float:
         began = clock()
-        trainer.forward_and_backward()
-        trainer.end_of_iteration_hook(trainer)
+        take()
         if gpu:
             torch.cuda.synchronize()
         return clock() - began
@@ -112,9 +122,12 @@ def ratio(first: Step, second: Step, count: int, warm: int = 3) -> float:
 def supervised(kind: Any, data: Memory, models: Any, size: int, device: torch.device, numerics: Any) -> Any:
     """A trainer of a contrastive loss on labeled images, PML's or ours."""
     models = {name: numerics.place(model, device) for name, model in models.items()}
+    fused = kind is SupervisedTrainer or None  # as `build_optimizer` has it
     trainer = kind(
         models=models,
-        optimizers={f"{n}_optimizer": torch.optim.Adam(m.parameters(), 1e-5) for n, m in models.items()},
+        optimizers={
+            f"{n}_optimizer": torch.optim.Adam(m.parameters(), 1e-5, fused=fused) for n, m in models.items()
+        },
         batch_size=size,
         loss_funcs={"metric_loss": ContrastiveLoss()},
         mining_funcs={},
@@ -163,16 +176,36 @@ def of_photographs(
         photos: folder root/class/image; None: noise.
         trunk: by name; its weights are drawn at random.
     """
+    data = photographs(photos)
+    return supervised(kind, data, build_model(trunk, SIZE), BATCH, device, numerics)
+
+
+def photographs(photos: Path | None) -> Memory:
+    """Photographs, or noise, with labels."""
     if photos is None:
-        images, labels = torch.randn(PHOTOS, 3, 224, 224), torch.arange(PHOTOS) % 8
-    else:
-        found = open_images(photos, transforms("photo", 224, "RGB"), labeled=True)
-        chosen = found.subset(range(0, len(found), max(len(found) // PHOTOS, 1)))
-        images, labels = (
-            torch.stack([chosen[i][0] for i in range(len(chosen))]),
-            torch.as_tensor(chosen.known_labels()),
-        )
-    return supervised(kind, Memory(images, labels), build_model(trunk, SIZE), 16, device, numerics)
+        return Memory(torch.randn(PHOTOS, 3, 224, 224), torch.arange(PHOTOS) % 8)
+    found = open_images(photos, transforms("photo", 224, "RGB"), labeled=True)
+    chosen = found.subset(range(0, len(found), max(len(found) // PHOTOS, 1)))
+    images = torch.stack([chosen[i][0] for i in range(len(chosen))])
+    return Memory(images, torch.as_tensor(chosen.known_labels()))
+
+
+def bare(device: torch.device, numerics: Numerics, photos: Path | None, trunk: str) -> Step:
+    """The steps of a loop that does nothing but train, by the same numerics."""
+    model = numerics.place(torch.nn.Sequential(*build_model(trunk, SIZE).values()), device).train()
+    optimizer, loss = torch.optim.Adam(model.parameters(), 1e-5, fused=True), ContrastiveLoss()
+    loader = torch.utils.data.DataLoader(photographs(photos), BATCH, shuffle=True, drop_last=True)
+    batches = chain.from_iterable(repeat(loader))
+
+    def take() -> None:
+        images, labels = next(batches)
+        with numerics.computing(device):
+            embeddings = model(laid_out_for(model, images.to(device)))
+        optimizer.zero_grad()
+        loss(embeddings.float(), labels.to(device)).backward()
+        optimizer.step()
+
+    return timed(take, device)
 
 
 def on_photographs(
@@ -196,6 +229,9 @@ def rows(device: torch.device, photos: Path | None, trunks: list[str]) -> Iterat
         for name, numerics in kinds.items():
             times = on_photographs(device, numerics, photos, trunk)
             yield f"{name}: times as fast as PML's trainer, photographs, {trunk}", times
+            trainer = of_photographs(SupervisedTrainer, device, numerics, photos, trunk)
+            loop = bare(device, numerics, photos, trunk)
+            yield f"{name}: speed over that of a bare loop, {trunk}", ratio(steps(trainer, device), loop, 9)
 
 
 def main() -> None:

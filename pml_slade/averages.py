@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .exceptions import ConfigError
 
@@ -43,7 +44,7 @@ class ModelAverage:
     def __init__(self, models: dict[str, torch.nn.Module], decay: float) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"decay must be in [0, 1), got {decay!r}.")
-        self.decay = decay
+        self._follow = get_ema_multi_avg_fn(decay)
         self.models = {name: copy.deepcopy(model).requires_grad_(False) for name, model in models.items()}
 
     def __call__(self, trainer: Any) -> None:
@@ -61,9 +62,7 @@ class ModelAverage:
             pairs = list(zip(_values(average), _values(models[name])))
             numbers = [(ours, theirs) for ours, theirs in pairs if ours.is_floating_point()]
             if numbers:
-                torch._foreach_lerp_(
-                    [a for a, _ in numbers], [b.to(a.device) for a, b in numbers], 1 - self.decay
-                )
+                self._follow([a for a, _ in numbers], [b.to(a.device) for a, b in numbers], 1)
             for ours, theirs in pairs:
                 if not ours.is_floating_point():
                     ours.copy_(theirs)

@@ -256,7 +256,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_untold(store: Any) -> bool:
-    """Whether this process is the first one to end early."""
+    """Whether this process is the first one to end early; others that end, too, may ask before it goes."""
     try:
         first: bool = store.add(ENDED, 1) == 1
         until = time.monotonic() + LAST_WORDS

@@ -20,7 +20,7 @@ MOST_BY_FAISS = 1024
 BYTES_BY_FAISS, BYTES_BY_SORT = 64, 24
 """Memory for each neighbour of each query, and for each vector and query where rows are sorted."""
 EXACT_ON_CPU, EXACT_ON_GPU = 50_000, 2_000_000
-"""Most vectors that are all compared with each other: two cores take minutes for it."""
+"""Most vectors that are all compared with each other. Beyond, cells are quicker, and clusters no worse."""
 CELLS_LOOKED_AT = 32
 """Cells in which a vector's neighbours are looked for, its own included."""
 AT_ONCE = 1 << 14
@@ -114,7 +114,7 @@ def nearest(
 
     All are compared with all up to 50,000 vectors, or 2,000,000 on a GPU. Beyond, k-means makes 4 sqrt(N)
     cells, and each vector's neighbours are looked for in the 32 cells whose centres are nearest to it: the
-    time grows with N ** 1.5, and few neighbours are missed.
+    time grows with N ** 1.5. Some are missed, and clusters are no worse for it (docs/performance.md).
 
     Args:
         vectors: (N, d) float32.

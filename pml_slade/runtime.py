@@ -107,8 +107,8 @@ def cpu_workers() -> int:
 def keep_freed_memory() -> bool:
     """Have this process keep memory of up to 1 GiB that it frees; return whether its C library can.
 
-    By itself, glibc gives a large tensor's memory back at once, and the system clears it anew for the next.
-    docs/performance.md says what that costs with photographs.
+    By itself, glibc gives a large tensor's memory back at once, and the system clears it anew for the next,
+    which takes long where images are large.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
